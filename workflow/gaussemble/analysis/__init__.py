@@ -1,0 +1,1 @@
+"""Stages that read a fitted model: latent, volumes, models, agreement, truth."""

@@ -1,0 +1,1 @@
+"""Stages that fit a model: seeds, neutral, heterogeneity."""

@@ -1,0 +1,1 @@
+"""What is trained: encoders and decoders of Gaussian mixtures."""

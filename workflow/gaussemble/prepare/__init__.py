@@ -1,0 +1,1 @@
+"""Stages that bring the data into shape: simulate, particles, consensus."""
