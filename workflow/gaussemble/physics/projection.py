@@ -1,8 +1,8 @@
 """Projections of Gaussian mixtures in Fourier space, and their maps.
 
-The separable form (Chen, Toader & Lederman 2023, "Memory efficient implementation of GMM"): a Gaussian's transform is
-a factor along x times a factor along y, so a projection is one product of a (y, N) and an (N, x) matrix. Nothing of size
-N y x is ever held; backward makes the factors again instead of storing them.
+The separable form (Chen, Toader & Lederman 2023, "Memory efficient implementation of GMM"): a Gaussian's transform
+is a factor along x times a factor along y, so a projection is one product of a (y, N) and an (N, x) matrix. Nothing of
+size N y x is ever held; backward makes the factors again instead of storing them.
 """
 
 import math
@@ -16,7 +16,7 @@ from gaussemble.quantities import Mixture
 
 
 def _factor(position: Tensor, width: Tensor, frequency: Tensor, amplitude: Tensor | None = None) -> Tensor:
-    """a exp(-2 pi² s² k²) exp(-2 pi i k x): (image, N) and (k,) to (image, N, k)."""
+    """One axis of a Gaussian, `a exp(-2 pi² s² k²) exp(-2 pi i k x)`: (image, N) and (k,) to (image, N, k)."""
     magnitude = torch.exp((-2 * math.pi**2 * width.square()).unsqueeze(-1) * frequency.square())
     if amplitude is not None:
         magnitude = magnitude * amplitude.unsqueeze(-1)

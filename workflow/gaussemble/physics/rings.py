@@ -86,7 +86,7 @@ def shell_power(voxels: Float[Tensor, "z y x"]) -> Float[Tensor, " ring"]:
 
 
 def resolution(fsc: Float[Tensor, " ring"], frequency: Float[Tensor, " ring"], threshold: float) -> float:
-    """Å at which the curve first falls below the threshold, between rings by straight line; the last ring's if never."""
+    """Å where the curve first falls below the threshold, between rings by line; the last ring's if it never does."""
     below = torch.nonzero(fsc[1:] < threshold).flatten()
     if len(below) == 0:
         return 1 / float(frequency[-1])

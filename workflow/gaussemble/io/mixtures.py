@@ -1,0 +1,67 @@
+"""Gaussian mixtures as npz (for programs) and as pseudo-atoms in mmCIF (for ChimeraX).
+
+In files a mixture's centres are in the map frame, so that it lies on its map and its atomic model.
+"""
+
+import math
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import torch
+
+from gaussemble.errors import InputError
+from gaussemble.io.files import written
+from gaussemble.quantities import Map, Mixture
+
+FORMAT = 1
+
+
+def write_mixture(path: Path, mixture: Mixture, frame: Map) -> None:
+    """Write center (N, 3) Å in the frame of the map, amplitude (N,), width (N,) Å, box_center (3,) Å, format."""
+    with written(path) as temporary:
+        np.savez(
+            temporary,
+            center=mixture.center.detach().cpu().double().numpy() + frame.center,
+            amplitude=mixture.amplitude.detach().cpu().double().numpy(),
+            width=mixture.width.detach().cpu().double().numpy(),
+            box_center=frame.center,
+            format=FORMAT,
+        )
+
+
+def read_mixture(path: Path) -> Mixture:
+    """The mixture in float32, centres relative to the box's origin; raises InputError where it is not one of ours."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            if int(data["format"]) != FORMAT:
+                raise InputError(f"{path}: format {int(data['format'])}, this version reads {FORMAT}")
+            parts = data["center"] - data["box_center"], data["amplitude"], data["width"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a mixture (center, amplitude, width, box_center, format): {error}") from error
+    return Mixture(*(torch.from_numpy(part).float() for part in parts))
+
+
+def write_pseudo_atoms(path: Path, mixture: Mixture, frame: Map) -> None:
+    """One atom a Gaussian: occupancy = amplitude over the largest, B-factor = 8 pi² width²."""
+    chain = gemmi.Chain("A")
+    amplitude = (mixture.amplitude / mixture.amplitude.abs().max()).tolist()
+    for number, position in enumerate((mixture.center.double().numpy() + frame.center).tolist()):
+        atom = gemmi.Atom()
+        atom.name, atom.element = "C", gemmi.Element("C")
+        atom.pos = gemmi.Position(*position)
+        atom.occ = amplitude[number]
+        atom.b_iso = 8 * math.pi**2 * float(mixture.width[number]) ** 2
+        residue = gemmi.Residue()
+        residue.name, residue.seqid = "GAU", gemmi.SeqId(number + 1, " ")
+        residue.het_flag = "H"
+        residue.add_atom(atom)
+        chain.add_residue(residue)
+    model = gemmi.Model(1)
+    model.add_chain(chain)
+    structure = gemmi.Structure()
+    structure.name = "mixture"
+    structure.add_model(model)
+    structure.setup_entities()
+    with written(path) as temporary:
+        structure.make_mmcif_document().write_file(str(temporary))
