@@ -1,0 +1,223 @@
+"""The latent space: principal components, a picture in two dimensions, clusters, trajectories.
+
+The axes of a network's latent space have no unit: a decoder may stretch any of them and its encoder follow. All that is
+done here is therefore done on z divided, axis by axis, by its median posterior standard deviation: then distances count
+standard errors (how surely two particles differ), an axis that carries only noise has a spread of at most about 1, and
+principal components are ordered by signal over noise (the noise-adjusted components of Lee et al., IEEE TGRS 28, 295
+(1990)). Embedding, clusters and trajectories do not change when an axis and its posterior are stretched.
+
+It does not choose the number of clusters, and it does not say whether they are real: `agreement` does.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from pydantic import Field
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
+
+from gaussemble.errors import InputError
+from gaussemble.io.files import read_csv, write_csv
+from gaussemble.options import StageOptions
+from gaussemble.progress import say
+
+UMAP_PARTICLES = 50_000  # more are placed among a random sample of this many
+
+
+class Options(StageOptions):
+    """Options of the stage `latent`."""
+
+    components: int = Field(default=2, ge=1, description="Number of principal components that get a trajectory.")
+    points: int = Field(default=5, ge=2, description="Points of a trajectory.")
+    lower: float = Field(default=5, ge=0, le=100, description="Percentile of the particles where a trajectory starts.")
+    upper: float = Field(default=95, ge=0, le=100, description="Percentile of the particles where a trajectory ends.")
+    method: Literal["kmeans", "gaussian_mixture"] = Field(default="kmeans", description="How clusters are found.")
+    clusters: int = Field(default=4, ge=1, description="Number of clusters; cluster 1 is the lowest on pc1.")
+    scale: Literal["uncertainty", "none"] = Field(
+        default="uncertainty",
+        description="Latent axes are divided by their median posterior standard deviation first, or left as they are.",
+    )
+    umap: bool = Field(default=True, description="Make the UMAP picture.")
+    neighbors: int = Field(default=15, ge=2, description="Neighbours of a particle in the UMAP picture.")
+    seed: int = Field(default=0, description="Seed of clusters and UMAP.")
+
+
+@dataclass(frozen=True)
+class PrincipalAxes:
+    """Where the particles spread: z = unit * (mean + pc @ direction)."""
+
+    unit: Float[np.ndarray, " latent"]  # the length that counts as 1 on each axis of z
+    mean: Float[np.ndarray, " latent"]  # of z / unit
+    direction: Float[np.ndarray, "component latent"]  # orthonormal rows, the widest spread first
+    explained: Float[np.ndarray, " component"]  # share of the variance of z / unit
+
+    def coordinates(self, z: Float[np.ndarray, "particle latent"]) -> Float[np.ndarray, "particle component"]:
+        """Principal coordinates of latents."""
+        return (z / self.unit - self.mean) @ self.direction.T
+
+    def latents(self, pc: Float[np.ndarray, "point component"]) -> Float[np.ndarray, "point latent"]:
+        """Latents of principal coordinates; the inverse of `coordinates`."""
+        return self.unit * (self.mean + pc @ self.direction)
+
+
+def principal_axes(z: Float[np.ndarray, "particle latent"], unit: Float[np.ndarray, " latent"]) -> PrincipalAxes:
+    """Principal components of z / unit; each direction's largest entry is positive, which fixes the signs."""
+    pca = PCA().fit(z / unit)
+    largest = np.take_along_axis(pca.components_, np.abs(pca.components_).argmax(axis=1)[:, None], axis=1)
+    return PrincipalAxes(unit, pca.mean_, pca.components_ * np.sign(largest), pca.explained_variance_ratio_)
+
+
+def find_clusters(
+    pc: Float[np.ndarray, "particle component"], clusters: int, method: str = "kmeans", seed: int = 0
+) -> Int[np.ndarray, " particle"]:
+    """Cluster of each particle, numbered from 1 in the order of their mean on pc1.
+
+    The order along pc1 is steadier than that by size, and neighbours in number are neighbours in shape. Some numbers
+    are absent where there are fewer distinct clusters.
+    """
+    if method == "kmeans":
+        with warnings.catch_warnings():  # fewer distinct points than clusters: the caller looks at the labels
+            warnings.filterwarnings("ignore", message="Number of distinct clusters")
+            labels = KMeans(clusters, n_init=10, random_state=seed).fit_predict(pc)
+    else:
+        labels = GaussianMixture(clusters, n_init=3, random_state=seed).fit_predict(pc)
+    found = np.unique(labels)
+    order = found[np.argsort([pc[labels == label, 0].mean() for label in found])]
+    number = np.zeros(clusters, dtype=np.int64)
+    number[order] = np.arange(1, len(order) + 1)
+    return number[labels]
+
+
+def trajectory(
+    axes: PrincipalAxes, pc: Float[np.ndarray, "particle component"], component: int, at: Float[np.ndarray, " point"]
+) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, "point latent"]]:
+    """Points along one component (0-based) at percentiles of the particles, the other coordinates 0 (their mean).
+
+    Equal steps of percentiles, not of length: each point has as many particles on its way from the last.
+    Returns the points' coordinate and their latents.
+    """
+    points = np.zeros((len(at), pc.shape[1]))
+    points[:, component] = np.percentile(pc[:, component], at)
+    return points[:, component], axes.latents(points)
+
+
+def umap_picture(
+    pc: Float[np.ndarray, "particle component"], neighbors: int = 15, seed: int = 0, fitted: int = UMAP_PARTICLES
+) -> Float[np.ndarray, "particle 2"]:
+    """UMAP (McInnes et al. 2018) in two dimensions; a picture, in which distances and densities mean little.
+
+    Neighbours are exact (a k-d tree is quick in a few dimensions). Beyond `fitted` particles a random sample is
+    embedded and the others stand at the mean of their five nearest there, weighted by inverse distance.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # it would like tensorflow, for what is not used here
+        from umap import UMAP
+    rows = np.arange(len(pc))
+    if len(pc) > fitted:
+        rows = np.sort(np.random.default_rng(seed).choice(len(pc), fitted, replace=False))
+    sample = pc[rows]
+    neighbors = min(neighbors, len(sample) - 1)
+    distance, index = NearestNeighbors(n_neighbors=neighbors).fit(sample).kneighbors(sample)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="precomputed_knn")  # no search index: nothing is transformed later
+        picture = UMAP(
+            n_neighbors=neighbors,
+            precomputed_knn=(index, distance.astype(np.float32)),
+            init="pca",
+            n_epochs=200,
+            random_state=seed,
+            n_jobs=1,
+        ).fit_transform(sample)
+    if len(rows) == len(pc):
+        return np.asarray(picture, dtype=np.float64)
+    return KNeighborsRegressor(n_neighbors=5, weights="distance").fit(sample, picture).predict(pc).astype(np.float64)
+
+
+def latent_columns(table: pd.DataFrame, prefix: str = "z") -> list[str]:
+    """z1, z2, ... as far as the table has them without a gap."""
+    names = []
+    while f"{prefix}{len(names) + 1}" in table:
+        names.append(f"{prefix}{len(names) + 1}")
+    return names
+
+
+def _checked(path: Path, options: Options) -> tuple[pd.DataFrame, list[str]]:
+    """The table of latents and its z columns; raises InputError where they cannot be analysed as the options say."""
+    table = read_csv(path, ["particle", "z1", "sd1"])
+    names = latent_columns(table)
+    finite = np.isfinite(table[names].to_numpy()).all(axis=1)
+    if not finite.all():
+        row = int(finite.argmin())
+        raise InputError(
+            f"{path}: row {row + 1} (particle {table['particle'].iloc[row]}) has a latent that is not a number, one of "
+            f"{(~finite).sum()}; the training went astray, look at history.csv beside it"
+        )
+    if options.components > len(names):
+        raise InputError(f"option components is {options.components}, but {path} has {len(names)} latent dimension(s)")
+    if options.lower >= options.upper:
+        raise InputError(f"option lower is {options.lower:g} and must be below upper, which is {options.upper:g}")
+    least = max(options.clusters, len(names) + 1, 3)
+    if len(table) < least:
+        raise InputError(f"{path}: {len(table)} particles; {options.clusters} clusters need {least} or more")
+    if np.ptp(table[names].to_numpy(), axis=0).max() == 0:
+        raise InputError(f"{path}: all particles have the same latent: the training found no heterogeneity at all")
+    return table, names
+
+
+def axis_units(table: pd.DataFrame, path: Path, scale: str) -> Float[np.ndarray, " latent"]:
+    """What counts as 1 on each axis of z: its median posterior standard deviation, or 1."""
+    names = latent_columns(table)
+    if scale == "none":
+        return np.ones(len(names))
+    deviations = [f"sd{axis + 1}" for axis in range(len(names))]
+    missing = [name for name in deviations if name not in table]
+    if missing:
+        raise InputError(f"{path}: no column {', '.join(missing)}; set the option scale to none or make it again")
+    unit = table[deviations].median().to_numpy(dtype=np.float64)
+    if not (np.isfinite(unit) & (unit > 0)).all():
+        raise InputError(f"{path}: the median of a column sd is not a positive number; set the option scale to none")
+    return unit
+
+
+def _write_trajectories(
+    folder: Path, axes: PrincipalAxes, pc: Float[np.ndarray, "particle component"], options: Options
+) -> None:
+    at = np.linspace(options.lower, options.upper, options.points)
+    for stale in folder.glob("pc*.csv"):  # of an earlier run with more components
+        stale.unlink()
+    for component in range(options.components):
+        coordinate, z = trajectory(axes, pc, component, at)
+        columns = {"point": np.arange(1, len(at) + 1), "percentile": at, f"pc{component + 1}": coordinate}
+        columns |= {f"z{axis + 1}": z[:, axis] for axis in range(z.shape[1])}
+        write_csv(folder / f"pc{component + 1}.csv", pd.DataFrame(columns))
+
+
+def latent(*, latent: Path, out: Path, options: Options) -> None:
+    """Analyse the latents of one split: writes embedding.csv, clusters.csv and trajectories/pcN.csv into `out`."""
+    table, names = _checked(latent, options)
+    z = table[names].to_numpy(dtype=np.float64)
+    axes = principal_axes(z, axis_units(table, latent, options.scale))
+    pc = axes.coordinates(z)
+    say("latent: " + ", ".join(f"pc{i + 1} {share:.0%}" for i, share in enumerate(axes.explained)) + " of the variance")
+
+    cluster = find_clusters(pc, options.clusters, options.method, options.seed)
+    sizes = np.bincount(cluster, minlength=options.clusters + 1)[1:]
+    if (sizes == 0).any():
+        raise InputError(f"{latent}: only {(sizes > 0).sum()} distinct clusters; lower the option clusters")
+    say(f"latent: clusters of {', '.join(map(str, sizes))} particles")
+
+    deviations = [name for name in latent_columns(table, "sd") if name in table]
+    embedding = table[["particle", *names, *deviations]].copy()
+    embedding[[f"pc{i + 1}" for i in range(pc.shape[1])]] = pc
+    if options.umap:
+        embedding[["umap1", "umap2"]] = umap_picture(pc, options.neighbors, options.seed)
+    write_csv(out / "embedding.csv", embedding)
+    write_csv(out / "clusters.csv", pd.DataFrame({"particle": table["particle"], "cluster": cluster}))
+    _write_trajectories(out / "trajectories", axes, pc, options)
