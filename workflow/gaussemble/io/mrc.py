@@ -1,0 +1,183 @@
+"""MRC files: maps (any axis order, endianness, mode) and stacks of images (memory-mapped)."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mrcfile
+import numpy as np
+import torch
+from mrcfile.mrcfile import MrcFile
+from torch import Tensor
+
+from gaussemble.errors import InputError
+from gaussemble.io.files import written
+from gaussemble.progress import say
+from gaussemble.quantities import Map
+
+MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+SAME_SIZE = 0.01  # relative: pixel sizes that differ by less are the same one, rounded
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Where the images of a stack lie in its file."""
+
+    path: Path
+    shape: tuple[int, int, int]  # image, y, x
+    dtype: np.dtype
+    offset: int  # bytes
+    pixel_size: float | None  # Å, of the header; None where it has none
+
+    def open(self) -> np.ndarray:
+        """The images (image, y, x) as a read-only memory map, in the file's own number type."""
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+
+
+def open_stack(path: Path) -> np.ndarray:
+    """The images (image, y, x) of a stack as a read-only memory map.
+
+    Raises:
+        InputError: as `read_stack_header`.
+    """
+    return read_stack_header(path).open()
+
+
+def read_stack_header(path: Path) -> Stack:
+    """What the header says of a stack; nothing but number of images, size and mode is believed.
+
+    Raises:
+        InputError: no such file, not MRC, compressed, complex, or shorter than its header says.
+    """
+    with _open(path, header_only=True) as file:
+        if type(file) is not MrcFile:
+            raise InputError(f"{path}: a compressed stack cannot be memory-mapped; uncompress it")
+        header: Any = file.header
+        mode, shape = int(header.mode), (int(header.nz), int(header.ny), int(header.nx))
+        offset = header.nbytes + int(header.nsymbt)
+        order = header.nx.dtype.byteorder
+        sizes = _pixel_sizes(header)
+    if mode not in MODES or min(shape) < 1:
+        raise InputError(f"{path}: MRC mode {mode}, {shape} pixels; expected real images of mode 0, 1, 2, 6 or 12")
+    dtype = np.dtype(order + MODES[mode]).newbyteorder(order)
+    missing = offset + int(np.prod(shape)) * dtype.itemsize - path.stat().st_size
+    if missing > 0:
+        raise InputError(
+            f"{path}: {missing} bytes short of the {shape[0]} images of {shape[2]} x {shape[1]} pixels that its header "
+            "promises; copy the file again"
+        )
+    return Stack(path, shape, dtype, offset, sizes[0] if sizes[0] > 0 else None)
+
+
+def write_stack(path: Path, images: np.ndarray | Tensor, pixel_size: float) -> None:
+    """Write images (image, y, x) as an MRC2014 stack of mode 2; `pixel_size` in Å."""
+    block = max(1, 2**26 // (4 * images.shape[1] * images.shape[2]))
+    shape = tuple(images.shape)
+    with written(path) as temporary, mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as file:
+        data: Any = file.data
+        for start in range(0, len(images), block):
+            data[start : start + block] = np.asarray(images[start : start + block])
+        file.set_image_stack()
+        file.voxel_size = pixel_size
+        file.update_header_stats()
+        _sign(file)
+
+
+def read_map(path: Path, pixel_size: float | None = None) -> Map:
+    """Read a cubic density map, its axes brought to (z, y, x).
+
+    The map's place is the header's origin or, where that is zero, its start indices times the voxel size (as ChimeraX
+    has it). A given `pixel_size` (Å) wins over the header's.
+
+    Raises:
+        InputError: no such file, not MRC, not cubic, voxels that are not cubes, no voxel size, values that are not
+            finite.
+    """
+    with _open(path) as file:
+        header, data = file.header, np.asarray(file.data)
+        if data.ndim != 3 or np.iscomplexobj(data):
+            raise InputError(f"{path}: not a 3D density map (mode {int(header.mode)}, shape {data.shape})")
+        axes = _axes(path, header)
+        voxels = np.array(data.transpose([axes.index(axis) for axis in (3, 2, 1)]), np.float32)
+        size = _voxel_size(path, header, pixel_size)
+        origin = _origin(header, axes, size)
+    if len(set(voxels.shape)) != 1:
+        raise InputError(f"{path}: {' x '.join(map(str, voxels.shape[::-1]))} voxels; expected a cubic box, pad it")
+    if not np.isfinite(voxels).all():
+        raise InputError(f"{path}: {int((~np.isfinite(voxels)).sum())} voxels are not finite numbers")
+    return Map(torch.from_numpy(voxels), size, origin)
+
+
+def write_map(path: Path, density: Map) -> None:
+    """Write a map as MRC2014 mode 2 with voxel size and origin."""
+    with written(path) as temporary, mrcfile.new(temporary, overwrite=True) as file:
+        file.set_data(density.voxels.detach().cpu().numpy().astype(np.float32))
+        file.voxel_size = density.pixel_size
+        header: Any = file.header
+        header.origin.x, header.origin.y, header.origin.z = density.origin
+        _sign(file)
+
+
+def _open(path: Path, header_only: bool = False) -> Any:
+    """An open MRC file, however its header was written."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected an MRC file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on stamps, cell and file size: checked here where they matter
+            return mrcfile.open(path, permissive=True, header_only=header_only)
+    except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
+        raise InputError(f"{path}: cannot be read as MRC ({error})") from error
+
+
+def _sign(file: Any) -> None:
+    """Our label in place of mrcfile's, whose time stamp would make equal results differ."""
+    file.header.nlabl = 1
+    file.header.label[0] = "Gaussemble"
+
+
+def _pixel_sizes(header: Any) -> list[float]:
+    """Å along x, y, z; 0 where the header does not say."""
+    cell = [float(header.cella[axis]) for axis in "xyz"]
+    sampling = [int(header.mx), int(header.my), int(header.mz)]
+    return [
+        length / count if count > 0 and np.isfinite(length) and length > 0 else 0.0
+        for length, count in zip(cell, sampling, strict=True)
+    ]
+
+
+def _axes(path: Path, header: Any) -> list[int]:
+    """Which of x = 1, y = 2, z = 3 runs along sections, rows, columns; all zero means the usual order."""
+    axes = [int(header.maps), int(header.mapr), int(header.mapc)]
+    if axes == [0, 0, 0]:
+        return [3, 2, 1]
+    if sorted(axes) != [1, 2, 3]:
+        raise InputError(f"{path}: columns, rows, sections are axes {axes[::-1]}; expected 1, 2, 3 in some order")
+    return axes
+
+
+def _voxel_size(path: Path, header: Any, given: float | None) -> float:
+    """The edge of a cubic voxel in Å."""
+    angles = [float(header.cellb[name]) for name in ("alpha", "beta", "gamma")]
+    if any(angles) and not np.allclose(angles, 90, atol=0.1):
+        raise InputError(f"{path}: cell angles {angles}; expected 90 degrees (a map of single particles)")
+    sizes = [size for size in _pixel_sizes(header) if size > 0]
+    if sizes and max(sizes) > min(sizes) * (1 + SAME_SIZE):
+        raise InputError(f"{path}: voxels of {sizes} Å; expected cubes")
+    if given is None and not sizes:
+        raise InputError(f"{path}: the header has no voxel size; set it, or give the pixel size")
+    if given is None:
+        return sizes[0]
+    if sizes and not np.isclose(sizes[0], given, rtol=SAME_SIZE):
+        say(f"{path}: the header says {sizes[0]:.4g} Å per voxel; {given:.4g} Å is used")
+    return given
+
+
+def _origin(header: Any, axes: list[int], size: float) -> tuple[float, float, float]:
+    """Å, (x, y, z) of voxel 0; start indices are stored along columns, rows, sections."""
+    origin = [float(header.origin[axis]) for axis in "xyz"]
+    if not any(origin):
+        start = [int(header.nzstart), int(header.nystart), int(header.nxstart)]
+        origin = [start[axes.index(axis)] * size for axis in (1, 2, 3)]
+    return origin[0], origin[1], origin[2]
