@@ -70,8 +70,10 @@ class PrincipalAxes:
 def principal_axes(z: Float[np.ndarray, "particle latent"], unit: Float[np.ndarray, " latent"]) -> PrincipalAxes:
     """Principal components of z / unit; each direction's largest entry is positive, which fixes the signs."""
     pca = PCA().fit(z / unit)
-    largest = np.take_along_axis(pca.components_, np.abs(pca.components_).argmax(axis=1)[:, None], axis=1)
-    return PrincipalAxes(unit, pca.mean_, pca.components_ * np.sign(largest), pca.explained_variance_ratio_)
+    direction = np.asarray(pca.components_)
+    largest = np.take_along_axis(direction, np.abs(direction).argmax(axis=1)[:, None], axis=1)
+    explained = np.asarray(pca.explained_variance_ratio_)
+    return PrincipalAxes(unit, np.asarray(pca.mean_), direction * np.sign(largest), explained)
 
 
 def find_clusters(
@@ -85,7 +87,7 @@ def find_clusters(
     if method == "kmeans":
         with warnings.catch_warnings():  # fewer distinct points than clusters: the caller looks at the labels
             warnings.filterwarnings("ignore", message="Number of distinct clusters")
-            labels = KMeans(clusters, n_init=10, random_state=seed).fit_predict(pc)
+            labels = KMeans(clusters, n_init=10, random_state=seed).fit_predict(pc)  # pyright: ignore[reportArgumentType]
     else:
         labels = GaussianMixture(clusters, n_init=3, random_state=seed).fit_predict(pc)
     found = np.unique(labels)
@@ -214,8 +216,10 @@ def latent(*, latent: Path, out: Path, options: Options) -> None:
     say(f"latent: clusters of {', '.join(map(str, sizes))} particles")
 
     deviations = [name for name in latent_columns(table, "sd") if name in table]
-    embedding = table[["particle", *names, *deviations]].copy()
-    embedding[[f"pc{i + 1}" for i in range(pc.shape[1])]] = pc
+    components = [f"pc{i + 1}" for i in range(pc.shape[1])]
+    embedding = pd.DataFrame(table[["particle", *names, *deviations]]).assign(
+        **dict(zip(components, pc.T, strict=True))
+    )
     if options.umap:
         embedding[["umap1", "umap2"]] = umap_picture(pc, options.neighbors, options.seed)
     write_csv(out / "embedding.csv", embedding)
