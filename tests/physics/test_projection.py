@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gaussemble.physics.fourier import crop_transform, to_fourier, to_real
-from gaussemble.physics.projection import mixture_to_map, project, shift_phases
+from gaussemble.physics.projection import mixture_to_map, project, project_tangent, shift_phases
 from gaussemble.physics.rotations import random_rotations
 from gaussemble.quantities import Mixture
 
@@ -119,3 +119,21 @@ def test_transform_of_the_projection_is_the_transform(mixture):
     identity = torch.eye(3, dtype=torch.float64)[None]
     image = analytic_image(mixture, identity[0], 40, 2.0)
     assert torch.allclose(to_fourier(image), project(mixture, identity, 40, 2.0)[0], atol=1e-5)
+
+
+def test_tangent_is_the_difference_quotient(mixture, generator):
+    rotation = random_rotations(2, generator)
+    batch = Mixture(*(part.expand(2, *part.shape) for part in (mixture.center, mixture.amplitude, mixture.width)))
+    tangent = Mixture(
+        *(
+            torch.randn(part.shape, generator=generator, dtype=torch.float64)
+            for part in (batch.center, batch.amplitude, batch.width)
+        )
+    )
+
+    def moved(step):
+        parts = ((batch.center, tangent.center), (batch.amplitude, tangent.amplitude), (batch.width, tangent.width))
+        return project(Mixture(*(part + step * change for part, change in parts)), rotation, 20, 3.0)
+
+    quotient = (moved(1e-5) - moved(-1e-5)) / 2e-5
+    assert torch.allclose(project_tangent(batch, tangent, rotation, 20, 3.0), quotient, atol=1e-7)
