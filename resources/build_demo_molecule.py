@@ -6,7 +6,7 @@ Chain A is the core: a bundle of seventeen helices. Chain B is an arm on a neck 
 beta sandwich at its tip. Chain C is another arm: a parallel sheet between layers of helices. No two of them are alike.
 
 Helices and strands have ideal internal coordinates: backbone and CB grow atom by atom from phi, psi and omega. Each is
-moved onto its axis as a rigid body; loops are circular arcs of C-alphas 3.8 Å apart, with a planar peptide on each link.
+moved onto its axis as a rigid body; loops are circular arcs of C-alphas 3.8 Å apart, with a planar peptide on each.
 Side chains stop at CB. Nothing is random and coordinates are rounded to 0.001 Å: a rebuild gives the same bytes.
 
 It is no model of a real protein and no energy was minimised; its purpose is density that looks like a protein's at 4 Å
@@ -15,7 +15,7 @@ or worse, with known motion and occupancy.
 
 import sys
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import gemmi
@@ -157,7 +157,7 @@ def arc(start: np.ndarray, end: np.ndarray, outward: np.ndarray, links: int, zig
 
 
 def loop_penalty(trace: np.ndarray, first_n: np.ndarray, last_c: np.ndarray, others: np.ndarray) -> float:
-    """Degrees by which the angles at C-alphas leave what peptides allow, and 20 for each Å below 5 Å to other C-alphas."""
+    """Degrees by which angles at C-alphas leave what peptides allow, and 20 for each Å below 5 Å to other C-alphas."""
     inside = excess(np.rad2deg(bend(trace[:-2], trace[1:-1], trace[2:])), 92, 130)
     ends = excess(np.rad2deg(bend(first_n, trace[0], trace[1])), 94, 128)
     ends += excess(np.rad2deg(bend(trace[-2], trace[-1], last_c)), 98, 124)
@@ -222,7 +222,7 @@ def lay_peptides(trace: np.ndarray, before: np.ndarray, after: np.ndarray) -> np
         after: (2, 4, 3) backbone of the first two of the element after; the first one is trace[-1]'s.
     """
     turns = np.deg2rad(np.arange(0, 360, 10) + 0.5)
-    peptides = [peptide_atoms(a, b, turns) for a, b in zip(trace[:-1], trace[1:], strict=True)]
+    peptides = [peptide_atoms(a, b, turns) for a, b in pairwise(trace)]
     cost = strain(before[1, 0], trace[0], peptides[0][:, 0], before[0, 3], peptides[0][:, 2])
     came_from = []
     for ca, here, there in zip(trace[1:-1], peptides[:-1], peptides[1:], strict=True):
@@ -238,7 +238,7 @@ def lay_peptides(trace: np.ndarray, before: np.ndarray, after: np.ndarray) -> np
 
 
 def strain(n: np.ndarray, ca: np.ndarray, c: np.ndarray, oxygen: np.ndarray, next_n: np.ndarray) -> np.ndarray:
-    """Of one residue: (N-CA-C minus ideal)² in rad², and 0.1 for each Å that the O before is nearer than 3 Å to the N after."""
+    """Of one residue: (N-CA-C minus ideal)² in rad², plus 0.1 for each Å below 3 Å from the O before to the N after."""
     near = np.maximum(3.0 - np.linalg.norm(oxygen - next_n, axis=-1), 0)
     return (bend(n, ca, c) - TAU) ** 2 + 0.1 * near
 
