@@ -1,0 +1,298 @@
+"""What the columns of a particle STAR file mean, in the units of `quantities`. RELION 1.x to 5, single particles.
+
+Poses stay Euler angles here: `physics.rotations` makes matrices of them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from gaussemble.errors import InputError
+from gaussemble.io.mrc import SAME_SIZE
+from gaussemble.io.star import StarFile, numbers, optics_rows
+from gaussemble.quantities import ContrastTransfer
+
+ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+PIXEL_SHIFT = ("rlnOriginX", "rlnOriginY")
+ANGSTROM_SHIFT = ("rlnOriginXAngst", "rlnOriginYAngst")
+ANGSTROM_PER_MICROMETRE, ANGSTROM_PER_MILLIMETRE, VOLT_PER_KILOVOLT = 1e4, 1e7, 1e3
+ABERRATIONS = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnMagMat01", "rlnMagMat10")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a STAR file says of each particle."""
+
+    angles: Float[np.ndarray, "image 3"]  # radians: rot, tilt, psi
+    shift: Float[np.ndarray, "image 2"]  # Å, (x, y)
+    ctf: ContrastTransfer
+    optics_group: Int[np.ndarray, " image"]  # 0-based row of the optics table
+    pixel_size: float  # Å, of the images in the stacks
+    image_size: int | None  # pixels, where the optics table says it
+    assumed: list[str] = field(default_factory=list)  # for the user: what was filled in, and what is not used
+
+
+def interpret(star: StarFile, pixel_size: float | None = None, ctf: bool = True) -> Metadata:
+    """The particles of a STAR file in our units.
+
+    Args:
+        star: the particles, with the optics table if there is one.
+        pixel_size: Å; wins over the file's.
+        ctf: False: the images have no CTF, and its columns are not read.
+
+    Raises:
+        InputError: columns that are missing, contradict each other or are out of range; data that are not single
+            particle images.
+    """
+    assumed: list[str] = []
+    _refuse_unsupported(star)
+    groups, angles = optics_rows(star), _angles(star)
+    size = pixel_size_of(star, pixel_size, assumed)
+    unused = _aberrations(star)
+    if unused:
+        assumed.append(f"aberrations are not used: {', '.join(unused)}")
+    return Metadata(
+        angles,
+        _shifts(star, size, assumed),
+        contrast_transfer(star, assumed) if ctf else no_contrast_transfer(len(star)),
+        groups,
+        size,
+        _image_size(star, groups),
+        assumed,
+    )
+
+
+def pixel_size_of(star: StarFile, given: float | None, assumed: list[str]) -> float:
+    """Å per pixel of the particle images; `given` wins, with a word to `assumed`.
+
+    Raises:
+        InputError: the file does not say it, or says different ones.
+    """
+    found = _pixel_sizes(star)
+    if given is not None:
+        for name, sizes in found.items():
+            if not np.isclose(sizes[0], given, rtol=SAME_SIZE):
+                assumed.append(f"pixel size {given:.4g} Å as given; {name} says {sizes[0]:.4g} Å")
+        return given
+    if not found:
+        raise InputError(
+            f"{star.path}: no pixel size: expected rlnImagePixelSize in the optics table, rlnPixelSize, or "
+            "rlnDetectorPixelSize with rlnMagnification; give it with --pixel-size"
+        )
+    for name, sizes in found.items():
+        wrong = ~np.isclose(sizes, sizes[0], rtol=SAME_SIZE)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise InputError(
+                f"{star.path}: different pixel sizes are not supported: by {name} {sizes[0]:.4g} Å in row 0 and "
+                f"{sizes[row]:.4g} Å in row {row} (from 0); take the particles of one size, rescale the others"
+                + _optics_groups_of(star, 0, row)
+            )
+    first, *others = found
+    for other in others:
+        if not np.isclose(found[first][0], found[other][0], rtol=SAME_SIZE):
+            raise InputError(
+                f"{star.path}: contradictory pixel sizes: {found[first][0]:.4g} Å by {first}, {found[other][0]:.4g} Å "
+                f"by {other}; remove the wrong column, or give the right one with --pixel-size"
+            )
+    return float(found[first][0])
+
+
+def _pixel_sizes(star: StarFile) -> dict[str, np.ndarray]:
+    """(image,) Å by every way the file has, the most trustworthy first."""
+    found = {name: numbers(star, name) for name in ("rlnImagePixelSize", "rlnPixelSize")}
+    detector, magnification = numbers(star, "rlnDetectorPixelSize"), numbers(star, "rlnMagnification")
+    if detector is not None and magnification is not None:
+        if (magnification <= 0).any():
+            row = int(np.argmax(magnification <= 0))
+            raise InputError(
+                f"{star.path}: row {row} (from 0): rlnMagnification is {magnification[row]:g}, expected > 0"
+            )
+        found["rlnDetectorPixelSize / rlnMagnification"] = detector * ANGSTROM_PER_MICROMETRE / magnification
+    sizes = {name: values for name, values in found.items() if values is not None}
+    for name, values in sizes.items():
+        _in_range(star, name, values, (1e-3, 1e3), "Å")
+    return sizes
+
+
+def _optics_groups_of(star: StarFile, *rows: int) -> str:
+    """The optics groups of some rows, by name, for a message."""
+    if star.optics is None or len(star.optics) < 2:
+        return ""
+    groups = optics_rows(star)[list(rows)]
+    column = "rlnOpticsGroupName" if "rlnOpticsGroupName" in star.optics else "rlnOpticsGroup"
+    return f" (optics groups {' and '.join(str(star.optics[column].iloc[group]) for group in groups)})"
+
+
+def _image_size(star: StarFile, groups: np.ndarray) -> int | None:
+    """Pixels along an image's edge by the optics table."""
+    sizes = numbers(star, "rlnImageSize")
+    if sizes is None:
+        return None
+    if (sizes != sizes[0]).any():
+        row = int(np.argmax(sizes != sizes[0]))
+        raise InputError(
+            f"{star.path}: different image sizes are not supported: rlnImageSize is {sizes[0]:g} in row 0 and "
+            f"{sizes[row]:g} in row {row} (from 0){_optics_groups_of(star, 0, row)}; rescale them to one size"
+        )
+    return int(sizes[0])
+
+
+def _refuse_unsupported(star: StarFile) -> None:
+    """Subtomograms and images that are not as the microscope made them need another image model."""
+    dimensions = numbers(star, "rlnImageDimensionality")
+    if dimensions is not None and (dimensions != 2).any():
+        raise InputError(f"{star.path}: rlnImageDimensionality is not 2: subtomograms are not supported")
+    if "general" in star.other and str(_value(star.other["general"], "rlnTomoSubTomosAre2DStacks")) == "1":
+        raise InputError(f"{star.path}: 2D stacks of tilt series (rlnTomoSubTomosAre2DStacks) are not supported")
+    for column, what in (
+        ("rlnCtfDataAreCtfPremultiplied", "multiplied by their CTF"),
+        ("rlnCtfDataArePhaseFlipped", "phase-flipped"),
+    ):
+        values = numbers(star, column)
+        if values is not None and values.any():
+            row = int(np.argmax(values != 0))
+            raise InputError(
+                f"{star.path}: row {row} (from 0): {column} is {values[row]:g}: images that are {what} are not "
+                "supported; extract the particles without it"
+            )
+
+
+def _aberrations(star: StarFile) -> list[str]:
+    """The columns of higher-order aberrations and anisotropic magnification that are not zero."""
+    tables = [table for table in (star.optics, star.particles) if table is not None]
+    return [
+        name
+        for name in ABERRATIONS
+        if any(name in table and table[name].astype(str).str.contains("[1-9]").any() for table in tables)
+    ]
+
+
+def _value(block: Any, name: str) -> Any:
+    """A value of a list block, None where it has none."""
+    return block.get(name) if isinstance(block, dict) else None
+
+
+def _angles(star: StarFile) -> np.ndarray:
+    """(image, 3) radians."""
+    degrees = [numbers(star, name) for name in ANGLES]
+    missing = [name for name, values in zip(ANGLES, degrees, strict=True) if values is None]
+    if missing:
+        raise InputError(
+            f"{star.path}: no column {', '.join(missing)}: the particles have no poses; expected the result of a 3D "
+            "refinement (run_data.star)"
+        )
+    return np.deg2rad(np.stack([values for values in degrees if values is not None], axis=1))
+
+
+def _shifts(star: StarFile, pixel_size: float, assumed: list[str]) -> np.ndarray:
+    """(image, 2) Å that centre the image; 0 where there are none, Å before pixels where there are both."""
+    angstrom = _pair(star, ANGSTROM_SHIFT)
+    pixels = _pair(star, PIXEL_SHIFT)
+    if angstrom is None and pixels is None:
+        assumed.append("no rlnOriginX/YAngst: the particles are taken as centred")
+        return np.zeros((len(star), 2))
+    if angstrom is None:
+        return np.asarray(pixels) * pixel_size
+    if pixels is not None:
+        differ = np.abs(angstrom - pixels * pixel_size).max()
+        assumed.append(f"shifts in Å (rlnOriginX/YAngst) are used, not those in pixels; they differ by {differ:.3g} Å")
+    return angstrom
+
+
+def _pair(star: StarFile, names: tuple[str, str]) -> np.ndarray | None:
+    """(image, 2) of two columns, or None."""
+    present = [name for name in names if name in star.particles]
+    if not present:
+        return None
+    if len(present) == 1:
+        raise InputError(f"{star.path}: {present[0]} stands without {(set(names) - set(present)).pop()}; add it")
+    columns = [numbers(star, name) for name in names]
+    return np.stack([column for column in columns if column is not None], axis=1)
+
+
+def contrast_transfer(star: StarFile, assumed: list[str]) -> ContrastTransfer:
+    """The CTF parameters of each particle.
+
+    Raises:
+        InputError: a column that is needed is missing or out of range.
+    """
+    defocus_u = _needed(star, "rlnDefocusU", (-1e6, 1e6), "Å")
+    defocus_v = numbers(star, "rlnDefocusV")
+    if defocus_v is None:
+        assumed.append("no rlnDefocusV: taken as rlnDefocusU, no astigmatism")
+    return _as_ctf(
+        defocus_u=defocus_u,
+        defocus_v=defocus_u if defocus_v is None else _in_range(star, "rlnDefocusV", defocus_v, (-1e6, 1e6), "Å"),
+        defocus_angle=np.deg2rad(_filled(star, "rlnDefocusAngle", 0)),
+        voltage=_needed(star, "rlnVoltage", (10, 3000), "kV") * VOLT_PER_KILOVOLT,
+        spherical_aberration=_needed(star, "rlnSphericalAberration", (0, 100), "mm") * ANGSTROM_PER_MILLIMETRE,
+        amplitude_contrast=_needed(star, "rlnAmplitudeContrast", (0, 1), ""),
+        phase_shift=np.deg2rad(_filled(star, "rlnPhaseShift", 0)),
+        b_factor=_b_factor(star, assumed),
+        scale=_filled(star, "rlnCtfScalefactor", 1),
+    )
+
+
+def no_contrast_transfer(count: int) -> ContrastTransfer:
+    """Parameters with which the function is 1 everywhere: no defocus, no aberration, amplitude contrast 1."""
+    zero, one = np.zeros(count), np.ones(count)
+    return _as_ctf(
+        defocus_u=zero, defocus_v=zero, defocus_angle=zero, voltage=300e3 * one, spherical_aberration=zero,
+        amplitude_contrast=one, phase_shift=zero, b_factor=zero, scale=one,
+    )  # fmt: skip
+
+
+def _as_ctf(**columns: np.ndarray) -> ContrastTransfer:
+    """Float32 tensors of the columns."""
+    return ContrastTransfer(**{name: torch.from_numpy(values.astype(np.float32)) for name, values in columns.items()})
+
+
+def _b_factor(star: StarFile, assumed: list[str]) -> np.ndarray:
+    """(image,) Å², positive: exp(-B k²/4).
+
+    Warp and M write the dose weighting as negative values that mean the same damping: no particle's envelope grows.
+    """
+    values = _filled(star, "rlnCtfBfactor", 0)
+    if (values >= 0).all():
+        return values
+    if (values > 0).any():
+        row = int(np.argmax(values < 0))
+        raise InputError(
+            f"{star.path}: rlnCtfBfactor has both signs ({values[row]:g} in row {row}, from 0); expected one: which of "
+            "them damps cannot be told"
+        )
+    assumed.append("negative rlnCtfBfactor (as Warp and M write it) is taken as damping, exp(-|B| k²/4)")
+    return np.abs(values)
+
+
+def _needed(star: StarFile, name: str, limits: tuple[float, float], unit: str) -> np.ndarray:
+    """A column of the CTF that has no default."""
+    values = numbers(star, name)
+    if values is None:
+        raise InputError(
+            f"{star.path}: no column {name}: the CTF is not known; expected it in the particle or the optics table "
+            "(--ctf false if the images have none)"
+        )
+    return _in_range(star, name, values, limits, unit)
+
+
+def _filled(star: StarFile, name: str, default: float) -> np.ndarray:
+    """A column, or its default where the file has none."""
+    values = numbers(star, name)
+    return np.full(len(star), float(default)) if values is None else values
+
+
+def _in_range(star: StarFile, name: str, values: np.ndarray, limits: tuple[float, float], unit: str) -> np.ndarray:
+    """The values, refused where one of them cannot be in this unit."""
+    low, high = limits
+    wrong = (values < low) | (values > high)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(
+            f"{star.path}: row {row} (from 0): {name} is {values[row]:g}, expected {low:g} to {high:g} {unit}".rstrip()
+        )
+    return values
