@@ -192,9 +192,9 @@ def verdict(name: str, rows: list[dict], found: Comparison, options: Options) ->
 
     analysis; resolution (Å, of the comparison); chance (bound of a correlation of unrelated difference maps);
     matching_by_maps_agrees (whether whole maps would be matched alike); null (none was run); unmatched (classes of a
-    half that has more); summary; caution (what it does not say); clusters: for each match even, odd (cluster numbers), correlation,
-    difference_correlation, runner_up, resolution and difference_resolution (Å, masked FSC 0.5), fractions and
-    fraction_errors (even, odd), verdict, reason.
+    half that has more); summary; caution (what it does not say); clusters: for each match even, odd (cluster
+    numbers), correlation, difference_correlation, runner_up, resolution and difference_resolution (Å, masked FSC 0.5),
+    fractions and fraction_errors (even, odd), verdict, reason.
     """
     clusters = []
     for row in rows:
