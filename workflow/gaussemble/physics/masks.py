@@ -1,0 +1,120 @@
+"""Soft masks round the molecule in a density map, and the curves measured inside them.
+
+Made from the map alone; a mask of a chosen region is the user's (`relion_mask_create`, ChimeraX).
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy import ndimage
+from torch import Tensor
+
+from gaussemble.physics.fourier import to_fourier_3d, to_real_3d
+from gaussemble.physics.rings import shell_correlation
+
+SIGMAS = 5.0  # above the background's mean: one voxel in a million of normal noise
+# Share of the molecule's own density that is still molecule: low-passed surfaces stand at a half, a domain that few
+# particles have or that moves at less; halos of the missing low frequencies stay below.
+LEAST = 0.2
+
+
+def low_pass(voxels: Float[Tensor, "z y x"], pixel_size: float, resolution: float) -> Float[Tensor, "z y x"]:
+    """Gaussian filter that halves the amplitude at `resolution` Å."""
+    box = voxels.shape[-1]
+    full, half = torch.fft.fftfreq(box, pixel_size), torch.fft.rfftfreq(box, pixel_size)
+    squared = full[:, None, None] ** 2 + full[:, None] ** 2 + half**2
+    return to_real_3d(to_fourier_3d(voxels) * torch.exp(-math.log(2) * squared * resolution**2), box)
+
+
+def otsu(values: Float[np.ndarray, " value"]) -> float:
+    """Threshold that leaves the least variance inside the two classes (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins=256)
+    centers = (edges[1:] + edges[:-1]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = below[-1] + counts[-1] - below
+    total = np.cumsum(counts * centers)
+    mean_below = total[:-1] / np.maximum(below, 1)
+    mean_above = (total[-1] - total[:-1]) / np.maximum(above, 1)
+    return float(edges[1:-1][np.argmax(below.astype(float) * above * (mean_below - mean_above) ** 2)])
+
+
+def within_sphere(box: int) -> Bool[np.ndarray, "z y x"]:
+    """The voxels that projections from all sides have seen: |x| < box/2 from the origin, a voxel to spare."""
+    axis = np.arange(box) - box // 2
+    return axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < (box / 2 - 1) ** 2
+
+
+def _distance_to(body: Bool[np.ndarray, "z y x"]) -> Float[np.ndarray, "z y x"]:
+    """Voxels from each voxel to the nearest of the body."""
+    return np.asarray(ndimage.distance_transform_edt(~body))
+
+
+def find_threshold(smooth: Float[np.ndarray, "z y x"], margin: float) -> float:
+    """Density above which a low-passed map is molecule.
+
+    Otsu's threshold gives a core; what lies further than `margin` voxels from it is background. The threshold is the
+    background's mean plus 5 standard deviations, or a fifth of the way up to the core's median where that is higher.
+    """
+    sphere = within_sphere(smooth.shape[-1])
+    core = (smooth > otsu(smooth[sphere])) & sphere
+    background = smooth[sphere & (_distance_to(core) > margin)]
+    if background.size < 100:  # the molecule fills the box
+        return otsu(smooth[sphere])
+    mean, deviation = float(background.mean()), float(background.std())
+    return max(mean + SIGMAS * deviation, mean + LEAST * (float(np.median(smooth[core])) - mean))
+
+
+def largest_component(body: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
+    """The largest connected part (by faces); nothing where there is nothing."""
+    if not body.any():
+        return body
+    labels: Any = ndimage.label(body)[0]  # type: ignore[index]
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return labels == sizes.argmax()
+
+
+def soften(body: Bool[np.ndarray, "z y x"], extend: float, edge: float) -> Float[Tensor, "z y x"]:
+    """1 within `extend` voxels of the body, then falling to 0 over `edge` voxels as a raised cosine."""
+    ramp = np.clip((_distance_to(body) - extend) / max(edge, 1e-6), 0, 1)
+    return torch.from_numpy((0.5 + 0.5 * np.cos(np.pi * ramp)).astype(np.float32))
+
+
+def soft_mask(
+    voxels: Float[Tensor, "z y x"],
+    pixel_size: float,
+    resolution: float = 15.0,
+    threshold: float | None = None,
+    extend: float = 6.0,
+    edge: float = 12.0,
+) -> Float[Tensor, "z y x"]:
+    """Mask of the largest connected body of density, from 0 to 1.
+
+    Args:
+        voxels: density, molecule positive.
+        pixel_size: Å.
+        resolution: Å, of the low-pass filter before thresholding; never finer than three pixels.
+        threshold: density of the filtered map; found from the background if None.
+        extend: Å by which the body grows before the edge starts.
+        edge: Å, width of the cosine edge.
+
+    Raises:
+        ValueError: nothing lies above the threshold.
+    """
+    smooth = low_pass(voxels, pixel_size, max(resolution, 3 * pixel_size)).numpy()
+    if threshold is None:
+        threshold = find_threshold(smooth, margin=max(resolution, 3 * pixel_size) / pixel_size)
+    body = largest_component((smooth > threshold) & within_sphere(smooth.shape[-1]))
+    if not body.any():
+        raise ValueError(f"no density above {threshold:.4g}; the highest is {float(smooth.max()):.4g}")
+    return soften(body, extend / pixel_size, edge / pixel_size)
+
+
+def masked_correlation(
+    a: Float[Tensor, "z y x"], b: Float[Tensor, "z y x"], mask: Float[Tensor, "z y x"]
+) -> Float[Tensor, " ring"]:
+    """Fourier shell correlation of two maps inside a mask; a soft edge keeps what the mask itself adds small."""
+    return shell_correlation(a * mask, b * mask)
