@@ -1,0 +1,51 @@
+# make demo    the whole workflow on simulated particles; ends by saying where the report is
+# make test    all tests
+# make check   formatting, lint and types
+# make bench   the demo from scratch in .bench/, with the time and memory of every stage
+# make clean   remove what the others wrote, except .venv
+
+PYTHON ?= python3.11
+CORES ?= all
+BIN := .venv/bin
+GAUSSEMBLE := PYTHONPATH=workflow $(BIN)/python -m gaussemble
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+.venv/installed: envs/constraints.txt envs/requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint envs/constraints.txt --requirement envs/requirements.txt
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml
+	@$(GAUSSEMBLE) summary results/demo
+
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto $(PYTEST)
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+
+bench: .venv/installed
+	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --directory .bench --forceall
+	@$(GAUSSEMBLE) summary .bench/results/demo --times
+
+clean:
+	rm -rf results/demo .bench .snakemake .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# After a change of an option class, or of an installed version
+generated: .venv/installed
+	$(GAUSSEMBLE) schema --out config/schema.json
+	$(GAUSSEMBLE) reference --out docs/config.md
+
+constraints:
+	{ sed -n '/^#/p' envs/constraints.txt; $(BIN)/python -m pip freeze --exclude pip --exclude setuptools \
+	  | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > envs/constraints.new && mv envs/constraints.new envs/constraints.txt
+
+.PHONY: help demo test check bench clean generated constraints

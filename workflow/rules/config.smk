@@ -1,0 +1,128 @@
+"""The config: checked before anything else, every mistake one line, then filled with the defaults.
+
+The schema is generated from the stages' options (`python -m gaussemble schema`); docs/config.md says the same in words.
+"""
+
+import difflib
+import json
+import os
+import sys
+from pathlib import Path
+
+import jsonschema
+from snakemake.utils import validate
+
+ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
+SCHEMA = json.loads((ROOT / "config/schema.json").read_text())
+
+
+def stop(key, problem):
+    """End with one line; an exception would add the place in this file, which is not where the mistake is."""
+    files = workflow.overwrite_configfiles or workflow.configfiles
+    names = " + ".join(os.path.relpath(file) for file in files)
+    sys.exit(f"{names or 'config'}: {key}: {problem}")
+
+
+def check_keys():
+    """Stop at the first key or value that the schema does not know."""
+    errors = jsonschema.Draft202012Validator(SCHEMA).iter_errors(config)
+    for error in sorted(
+        errors, key=lambda error: error.validator != "additionalProperties"
+    ):
+        stop(*complaint(error))
+
+
+def complaint(error):
+    """The dotted key and what is wrong with it."""
+    keys = [str(key) for key in error.absolute_path]
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        key = next(key for key in error.instance if key not in known)
+        return ".".join([*keys, str(key)]), f"no such key; {nearest(key, known)}"
+    if error.validator == "required":
+        key = next(key for key in error.validator_value if key not in error.instance)
+        return ".".join([*keys, key]), "is missing; it must be given"
+    found = "nothing" if error.instance is None else repr(error.instance)
+    return ".".join(keys) or "config", f"found {found}; {expectation(error)}"
+
+
+def expectation(error):
+    """What the schema wants in the place of a wrong value."""
+    if "propertyNames" in error.absolute_schema_path:
+        return "a name has letters, digits, - and _, and is not a stage's"
+    if error.validator == "pattern":
+        return "a name has letters, digits, - and _"
+    if error.validator == "enum":
+        return nearest(error.instance, error.validator_value)
+    if error.validator != "type":
+        return error.message
+    types = error.validator_value
+    words = " or ".join(types if isinstance(types, list) else [types])
+    hint = " (YAML wants 1.0e-3, not 1e-3)" if isinstance(error.instance, str) else ""
+    text = words.replace("object", "a section with keys").replace("string", "text")
+    return f"expected {text}{hint if 'number' in words else ''}"
+
+
+def nearest(word, known):
+    """The known word that is spelt most like it, or all of them."""
+    names = {str(name): name for name in known}
+    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
+    return (
+        f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
+    )
+
+
+def sections():
+    """Every section that holds options, as (dotted key, its values, its schema)."""
+    for name, schema in SCHEMA["properties"].items():
+        if "properties" in schema and name in config:
+            yield name, config[name], schema["properties"]
+    for analysis, stages in config["analyses"].items():
+        for stage, values in stages.items():
+            yield f"analyses.{analysis}.{stage}", values, schema_of(stage)
+
+
+def schema_of(stage):
+    """The schema of the keys of a stage's section."""
+    stages = SCHEMA["properties"]["analyses"]["additionalProperties"]["properties"]
+    return (SCHEMA["properties"] | stages)[stage]["properties"]
+
+
+def kind_of(schema):
+    """`file`, which is a rule's input, or `folder`, which goes with the options; None for what is no path."""
+    return {"path": "file", "folder": "folder"}.get(schema.get("format"))
+
+
+def paths():
+    """Every path that the config gives, as (dotted key, path, kind)."""
+    for section, values, schema in sections():
+        for key, each in schema.items():
+            if kind_of(each) and values[key]:
+                yield f"{section}.{key}", values[key], kind_of(each)
+
+
+def locate_paths():
+    """Make a path that is not in the working directory one of the workflow's, where `resources/` is."""
+    for _, values, schema in sections():
+        for key in filter(lambda key: kind_of(schema[key]) and values[key], schema):
+            if not os.path.exists(values[key]) and (ROOT / values[key]).exists():
+                values[key] = str(ROOT / values[key])
+
+
+def check_paths():
+    """Stop at the first path where there is nothing."""
+    for key, path, kind in paths():
+        if not (os.path.isfile(path) if kind == "file" else os.path.isdir(path)):
+            stop(key, f"no such {kind}: {path} (looked from {os.getcwd()})")
+    if ("simulate" in config) == bool(config["particles"]["star"]):
+        stop(
+            "particles.star",
+            "give the STAR file of the particles, or else a section simulate; one of the two",
+        )
+
+
+check_keys()
+validate(config, "../../config/schema.json")
+locate_paths()
+if "--lint" not in sys.argv:  # the rules can be linted where the data are not
+    check_paths()

@@ -1,0 +1,34 @@
+"""The order in a cloud of latent vectors: axes, clusters, and paths along which the molecule moves.
+
+REQUIRES  results/{dataset}/{split}/{analysis}/heterogeneity/latent.csv
+PROVIDES  results/{dataset}/{split}/{analysis}/latent/  embedding.csv clusters.csv trajectories/
+"""
+
+
+rule latent:
+    """Principal components, UMAP, clusters and trajectories."""
+    input:
+        latent="results/{dataset}/{split}/{analysis}/heterogeneity/latent.csv",
+    output:
+        embedding="results/{dataset}/{split}/{analysis}/latent/embedding.csv",
+        clusters="results/{dataset}/{split}/{analysis}/latent/clusters.csv",
+        trajectories=directory(
+            "results/{dataset}/{split}/{analysis}/latent/trajectories"
+        ),
+    log:
+        "results/{dataset}/logs/{split}/{analysis}/latent.txt",
+    benchmark:
+        "results/{dataset}/benchmarks/{split}/{analysis}/latent.tsv"
+    conda:
+        "../../envs/gaussemble.yaml"
+    threads: half_the_cores(4)
+    resources:
+        mem_mb=8000,
+        runtime=120,
+    params:
+        options=flags("latent"),
+        code=digest("gaussemble.analysis.latent"),
+    shell:
+        "python -m gaussemble latent --latent {input.latent:q}"
+        " --out results/{wildcards.dataset}/{wildcards.split}/{wildcards.analysis}/latent"
+        " {params.options} 2>&1 | tee {log:q} >&2"
