@@ -1,0 +1,305 @@
+"""Where Gaussians start: on the beads of an atomic model, on the density it leaves unexplained, or on density alone.
+
+Seeds carry the density's first three moments. A k-means cell of the density (or a bead of the model) becomes a
+Gaussian of the cell's mass, at its centre of mass, as wide as its spread; sums over Gaussians then agree with the map
+up to second order in frequency, before anything is fitted (that is the stage `neutral`).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64
+from pydantic import Field
+from scipy.ndimage import distance_transform_edt, label, map_coordinates
+from scipy.spatial import KDTree
+from sklearn.cluster import KMeans, kmeans_plusplus
+
+from gaussemble.errors import InputError
+from gaussemble.io.atoms import Atoms, Beads, Grouping, gather, group_atoms, read_atoms
+from gaussemble.io.mixtures import write_mixture, write_pseudo_atoms
+from gaussemble.io.mrc import read_map
+from gaussemble.options import StageOptions
+from gaussemble.progress import say
+from gaussemble.quantities import Map, Mixture
+
+BLUR = 0.225  # standard deviation of a point in a map, over its resolution: 1 / (pi sqrt 2)
+LEAST, MOST = 64, 4096  # bounds of the derived number of Gaussians
+PIXELS_PER_RESOLUTION = 3  # the derived resolution: particles are cropped so that Nyquist lies a little beyond it
+SHIFTS, SAMPLED_ATOMS = 200, 5000  # of the check that the model is fitted
+REFUSED, DOUBTED = 1.0, 3.0  # its z-scores; real fitted models score above 10, shifted by 15 Å or more below 0.7
+
+
+class Options(StageOptions):
+    """Options of the stage `seeds`."""
+
+    atoms: Grouping = Field(default="residue", description="What one Gaussian stands for, given a model.")
+    count: int | None = Field(
+        default=None,
+        ge=1,
+        description="Number of Gaussians: of the model's part where there is a model (null: one per atom, residue or "
+        "C-alpha), else of all (null: two per cube of the resolution in the volume above the threshold, 64 to 4096).",
+    )
+    resolution: float | None = Field(
+        default=None, gt=0, description="Resolution in Å at which Gaussians are sized (null: three pixels)."
+    )
+    width: float | None = Field(
+        default=None,
+        gt=0,
+        description="Standard deviation of all Gaussians in Å (null: from bead size and resolution).",
+    )
+    threshold: float | None = Field(
+        default=None,
+        gt=0,
+        description="Map value above which density is seeded (null: three standard deviations of the solvent, at least "
+        "a tenth of the 99th percentile inside the mask).",
+    )
+    residual: bool = Field(default=True, description="Also seed density in the mask that the model does not explain.")
+    seed: int = Field(default=0, description="Seed of the k-means and of the check of the model.")
+
+
+@dataclass(frozen=True)
+class Density:
+    """The density to represent, as points: voxels inside the mask, at most half the resolution from solid ones.
+
+    The skirts round solid density belong to its mass; solvent farther away, whose mean need not be zero, does not.
+    """
+
+    position: Float64[np.ndarray, "voxel 3"]  # Å, map frame
+    value: Float64[np.ndarray, " voxel"]  # map times mask
+    solid: Bool[np.ndarray, " voxel"]  # above the threshold
+
+
+def seeds(*, map: Path, mask: Path, out: Path, model: Path | None = None, options: Options) -> None:
+    """Write seeds.npz and seeds.cif: Gaussians to start the neutral mixture from."""
+    density_map, mask_map = read_map(map), read_map(mask)
+    refuse_other_box(map, density_map, mask, mask_map)
+    resolution = options.resolution or PIXELS_PER_RESOLUTION * density_map.pixel_size
+    density = density_inside(density_map, mask_map, resolution, options.threshold)
+    refuse_empty(map, density)
+    if model is None:
+        beads = seed_density(density, density_map.pixel_size, resolution, options)
+        say(f"seeds: {len(beads)} Gaussians on {density.solid.sum()} voxels of density")
+    else:
+        atoms = read_atoms(model)
+        check_fit(model, map, atoms, density_map, resolution, options.seed)
+        beads = seed_model(atoms, density, density_map.pixel_size, resolution, options)
+    mixture = as_mixture(beads, density_map, options.width)
+    write_mixture(out / "seeds.npz", mixture, density_map)
+    write_pseudo_atoms(out / "seeds.cif", mixture, density_map)
+
+
+def refuse_other_box(map_path: Path, density: Map, mask_path: Path, mask: Map) -> None:
+    """Raise InputError where the mask is not on the map's grid."""
+    if mask.box != density.box or abs(mask.pixel_size / density.pixel_size - 1) > 1e-3:
+        raise InputError(
+            f"{mask_path}: box {mask.box} at {mask.pixel_size:.4g} Å, but {map_path} has {density.box} at "
+            f"{density.pixel_size:.4g} Å; give a mask on the map's grid"
+        )
+
+
+def refuse_empty(path: Path, density: Density) -> None:
+    """Raise InputError where there is no positive density in the mask."""
+    if not density.solid.any() or density.value.sum() <= 0:
+        raise InputError(
+            f"{path}: the density inside the mask sums to {density.value.sum():.4g}, with {density.solid.sum()} voxels "
+            "above the threshold; expected molecule brighter than solvent: check mask and threshold, invert a dark map"
+        )
+
+
+def density_inside(density: Map, mask: Map, resolution: float, threshold: float | None) -> Density:
+    """The density to represent; in the mask's soft edge it counts by the mask's value."""
+    weight = mask.voxels.double().numpy()
+    voxels = density.voxels.double().numpy()
+    inside = weight > 0
+    if threshold is None:
+        threshold = derived_threshold(voxels, inside)
+    value = voxels * weight
+    solid = inside & (value > threshold)
+    if solid.any():
+        inside &= np.asarray(distance_transform_edt(~solid)) * density.pixel_size <= resolution / 2
+    position = np.argwhere(inside)[:, ::-1] * density.pixel_size + np.asarray(density.origin)
+    return Density(position, value[inside], solid[inside])
+
+
+def derived_threshold(voxels: Float[np.ndarray, "z y x"], inside: Bool[np.ndarray, "z y x"]) -> float:
+    """Three robust standard deviations of the solvent, at least a tenth of the 99th percentile in the mask.
+
+    The second bound rules in maps without noise outside; it is low, so that mobile and partly occupied domains stay.
+    """
+    tenth = 0.1 * np.percentile(voxels[inside], 99) if inside.any() else 0.0
+    solvent = voxels[~inside]
+    if solvent.size == 0:
+        return max(float(tenth), 0.0)
+    deviation = 1.4826 * np.median(np.abs(solvent - np.median(solvent)))
+    return max(float(tenth), float(3 * deviation), 0.0)
+
+
+def check_fit(model: Path, map_path: Path, atoms: Atoms, density: Map, resolution: float, seed: int) -> None:
+    """Raise InputError where the model leaves the box or does not lie on the density; warn where that is doubtful."""
+    refuse_outside(model, map_path, atoms, density)
+    score = fit_score(atoms.position, density, max(1.5 * resolution, 10.0), seed)
+    if score < REFUSED:
+        raise InputError(
+            f"{model}: not fitted in {map_path}: the map at its atoms is {score:.1f} sd above the map at "
+            "the same atoms shifted aside (fitted models: above 10); fit the model into the map first"
+        )
+    verdict = "" if score >= DOUBTED else " WARNING: this is low; look whether the model is fitted in this map"
+    say(f"seeds: {model} fits the map with z = {score:.1f}.{verdict}")
+
+
+def refuse_outside(model: Path, map_path: Path, atoms: Atoms, density: Map) -> None:
+    """Raise InputError where atoms lie outside the box."""
+    low = np.asarray(density.origin)
+    high = low + (density.box - 1) * density.pixel_size
+    outside = np.flatnonzero(((atoms.position < low) | (atoms.position > high)).any(1))
+    if len(outside) == 0:
+        return
+    residue = atoms.residue[outside[0]]
+    where = f"{atoms.chain[residue]}/{atoms.residue_name[residue]} {atoms.number[residue]}"
+    raise InputError(
+        f"{model}: model outside the map: {len(outside)} of {len(atoms)} atoms, the first in {where} at "
+        f"{_triple(atoms.position[outside[0]])} Å, while {map_path} reaches from {_triple(low)} to {_triple(high)} Å; "
+        "fit the model into this map, or check the map's origin"
+    )
+
+
+def fit_score(position: Float64[np.ndarray, "atom 3"], density: Map, distance: float, seed: int) -> float:
+    """How much better the atoms lie in the map than shifted by `distance` Å in random directions, as a z-score.
+
+    z = (m - mean m') / sd m', where m is the mean map value at the atoms and m' that after each shift.
+    """
+    random = np.random.default_rng(seed)
+    sample = random.permutation(len(position))[:SAMPLED_ATOMS]
+    direction = random.normal(size=(SHIFTS, 3))
+    shift = distance * direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    index_zyx = ((position[sample] - np.asarray(density.origin)) / density.pixel_size)[:, ::-1]
+    voxels = density.voxels.numpy()
+    in_place, *shifted = (
+        map_coordinates(voxels, (index_zyx + offset).T, order=1).mean()
+        for offset in [np.zeros(3), *(shift / density.pixel_size)]
+    )
+    gain = in_place - np.mean(shifted)
+    return float(gain / max(np.std(shifted), 1e-6 * np.abs(voxels).max(), 1e-30))
+
+
+def seed_density(density: Density, pixel_size: float, resolution: float, options: Options) -> Beads:
+    """Gaussians by weighted k-means on the density above the threshold; their masses sum to the density in the mask."""
+    solid = density.solid
+    count = options.count or derived_count(int(solid.sum()) * pixel_size**3, resolution)
+    if count > solid.sum():
+        raise InputError(
+            f"seeds: count {count} is more than the {solid.sum()} voxels above the threshold; lower count or threshold"
+        )
+    beads = cluster(density.position[solid], density.value[solid], count, options.seed)
+    return scaled(widened(beads, BLUR * resolution, pixel_size), density.value.sum())
+
+
+def derived_count(volume: float, resolution: float) -> int:
+    """Two Gaussians per cube of the resolution, 64 to 4096.
+
+    Density of resolution d has (4 pi / 3) / d³ degrees of freedom per volume and a Gaussian five, so 0.84 per d³ would
+    do if they were placed at will; published studies took 0.4 to 1.5 (3082 at 8 Å for the 50S subunit).
+    """
+    return int(np.clip(round(2 * volume / resolution**3), LEAST, MOST))
+
+
+def seed_model(atoms: Atoms, density: Density, pixel_size: float, resolution: float, options: Options) -> Beads:
+    """Beads of the model with the mass of the density round its atoms, then Gaussians for the density elsewhere.
+
+    Round an atom means within its radius (2 Å) and half the resolution; a blurred atom is below a tenth of its height
+    there.
+    """
+    beads = model_beads(atoms, options.atoms, options.count, options.seed)
+    beads = Beads(beads.position, beads.weight, np.hypot(beads.spread, BLUR * resolution))
+    distance, _ = KDTree(atoms.position).query(density.position, distance_upper_bound=2.0 + resolution / 2)
+    explained = np.isfinite(distance)
+    mass = density.value[explained].sum()
+    if mass <= 0:
+        raise InputError(f"seeds: the map sums to {mass:.4g} round the model's atoms inside the mask; check the mask")
+    beads = scaled(beads, mass)
+    say(f"seeds: {len(beads)} Gaussians on the model, which explains {mass / density.value.sum():.0%} of the density")
+    if not options.residual:
+        return beads
+    rest = seed_residual(density, explained, mass / len(beads), pixel_size, resolution, options.seed)
+    say(f"seeds: {len(rest)} Gaussians on density that the model leaves unexplained")
+    return scaled(_joined(beads, rest), density.value.sum())
+
+
+def model_beads(atoms: Atoms, grouping: Grouping, count: int | None, seed: int) -> Beads:
+    """The model's beads, or `count` clusters of its atoms where that is fewer."""
+    beads = group_atoms(atoms, grouping)
+    if count is None or count >= len(beads):
+        return beads
+    return cluster(atoms.position, atoms.electrons, count, seed)
+
+
+def seed_residual(
+    density: Density,
+    explained: Bool[np.ndarray, " voxel"],
+    mass_per_gaussian: float,
+    pixel_size: float,
+    resolution: float,
+    seed: int,
+) -> Beads:
+    """Gaussians of the given mean mass on the solid density that is not explained.
+
+    Patches smaller than a resolution element are noise or skirts of the model and get none.
+    """
+    chosen = density.solid & ~explained
+    index = np.round((density.position - density.position.min(0)) / pixel_size).astype(int)
+    grid = np.zeros(index.max(0) + 1, dtype=bool)
+    grid[tuple(index[chosen].T)] = True
+    number = np.zeros(grid.shape, dtype=np.int32)
+    label(grid, output=number)
+    patch = number[tuple(index.T)]
+    smallest = resolution**3 / pixel_size**3
+    chosen &= (np.bincount(patch) >= smallest)[patch]
+    if not chosen.any():
+        return Beads(np.zeros((0, 3)), np.zeros(0), np.zeros(0))
+    count = int(np.clip(round(density.value[chosen].sum() / mass_per_gaussian), 1, min(chosen.sum(), MOST)))
+    beads = cluster(density.position[chosen], density.value[chosen], count, seed)
+    return widened(beads, BLUR * resolution, pixel_size)
+
+
+def cluster(
+    position: Float64[np.ndarray, "point 3"], weight: Float64[np.ndarray, " point"], count: int, seed: int
+) -> Beads:
+    """Weighted k-means: mass, centre of mass and spread of each cell. Starts by k-means++ on a weighted sample."""
+    random = np.random.default_rng(seed)
+    sample = random.choice(len(position), min(len(position), 5 * count), replace=False, p=weight / weight.sum())
+    start, _ = kmeans_plusplus(position[sample], count, n_local_trials=1, random_state=seed)
+    method = KMeans(count, init=start, n_init=1, max_iter=15, random_state=seed)  # type: ignore[arg-type]
+    _, cell = np.unique(method.fit_predict(position, sample_weight=weight), return_inverse=True)
+    return gather(position, weight, cell, int(cell.max()) + 1)
+
+
+def widened(beads: Beads, least: float, pixel_size: float) -> Beads:
+    """Beads of voxels: a voxel's own extent (a cube's standard deviation) added, and no narrower than the blur."""
+    spread = np.hypot(beads.spread, pixel_size / np.sqrt(12))
+    return Beads(beads.position, beads.weight, np.maximum(spread, least))
+
+
+def scaled(beads: Beads, mass: float) -> Beads:
+    """The same beads with weights that sum to a mass."""
+    return Beads(beads.position, beads.weight * (mass / beads.weight.sum()), beads.spread)
+
+
+def as_mixture(beads: Beads, frame: Map, width: float | None) -> Mixture:
+    """The beads as Gaussians relative to the box's origin; one width for all if it is given."""
+    spread = beads.spread if width is None else np.full(len(beads), width)
+    parts = beads.position - frame.center, beads.weight, spread
+    return Mixture(*(torch.from_numpy(part).float() for part in parts))
+
+
+def _joined(first: Beads, second: Beads) -> Beads:
+    return Beads(
+        np.concatenate([first.position, second.position]),
+        np.concatenate([first.weight, second.weight]),
+        np.concatenate([first.spread, second.spread]),
+    )
+
+
+def _triple(position: np.ndarray) -> str:
+    return "(" + ", ".join(f"{value:.1f}" for value in position) + ")"
