@@ -257,16 +257,26 @@ def _union_of_masks(even: Path, odd: Path, box: int) -> Float[Tensor, "z y x"]:
     return torch.maximum(*masks)
 
 
-def agreement(*, even: Path, odd: Path, even_consensus: Path, odd_consensus: Path, out: Path, options: Options) -> None:
+def agreement(
+    *,
+    even: Path,
+    odd: Path,
+    out: Path,
+    even_consensus: Path | None = None,
+    odd_consensus: Path | None = None,
+    options: Options,
+) -> None:
     """Match the classes of the halves and judge which are reproduced.
 
-    `even` and `odd` are the analysis' folders of the splits, `even_consensus` and `odd_consensus` their consensus
-    folders (for the masks). Writes matches.csv, correlations.csv, fsc/match_N.csv and verdict.json into `out`.
+    `even` and `odd` are the analysis' folders of the splits; `even_consensus` and `odd_consensus` are the splits'
+    consensus folders, for their masks, beside the analyses unless given. Writes matches.csv, correlations.csv,
+    fsc/match_N.csv and verdict.json into `out`.
     """
     first, second = read_classes(even), read_classes(odd)
     if first.maps.shape[1:] != second.maps.shape[1:] or abs(first.pixel_size - second.pixel_size) > 1e-3:
         raise InputError(f"{even} and {odd}: class maps of another box or voxel size; the halves need equal options")
-    mask = _union_of_masks(even_consensus, odd_consensus, first.maps.shape[-1])
+    consensus = even_consensus or even.parent / "consensus", odd_consensus or odd.parent / "consensus"
+    mask = _union_of_masks(*consensus, first.maps.shape[-1])
     limits = np.concatenate([first.half_map_resolution, second.half_map_resolution])
     found = compare(first, second, mask, options.resolution or float(np.median(limits)))
     say(f"agreement: maps are compared to {found.resolution:.1f} Å")
