@@ -92,6 +92,13 @@ class Mixture:
             self.center.to(*args, **kwargs), self.amplitude.to(*args, **kwargs), self.width.to(*args, **kwargs)
         )
 
+    def expand(self, images: int) -> "Mixture":
+        """One mixture as a batch, without copying; a batch as it is."""
+        if self.center.ndim == 3:
+            return self
+        parts = (self.center, self.amplitude, self.width)
+        return Mixture(*(part.expand(images, *part.shape) for part in parts))
+
     def select(self, gaussians: Tensor) -> "Mixture":
         """The Gaussians chosen by an index or a boolean mask."""
         return Mixture(self.center[..., gaussians, :], self.amplitude[..., gaussians], self.width[..., gaussians])

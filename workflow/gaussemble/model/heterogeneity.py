@@ -100,9 +100,8 @@ class DeformableMixture(nn.Module):
         at 0, never negative, and reaches 0 for what is absent; widths are multiplied by exp(output).
         """
         change = self.decoder(latent) * self.varies[:, None]
-        design, images = self.design, len(latent)
-        center = self.center.expand(images, -1, -1)
-        amplitude, width = self.neutral_amplitude.expand(images, -1), self.neutral_width.expand(images, -1)
+        design, neutral = self.design, self.neutral.expand(len(latent))
+        center, amplitude, width = neutral.center, neutral.amplitude, neutral.width
         if design.position:
             center = center + design.length * change[..., :3]
         if design.amplitude:

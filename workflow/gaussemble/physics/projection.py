@@ -81,13 +81,11 @@ def project(
     One mixture serves all images, or each image has its own. `box` and `pixel_size` choose the band: a smaller box
     with a larger pixel over the same field of view gives the same low-frequency coefficients.
     """
-    images = len(rotation)
-    center = mixture.center if mixture.center.ndim == 3 else mixture.center.expand(images, -1, -1)
-    in_view = center @ rotation[:, :2, :].to(center.dtype).mT
-    frequency_y, frequency_x = axis_frequencies(box, pixel_size, center.dtype, center.device)
-    amplitude = mixture.amplitude.expand(images, -1)
-    width = mixture.width.expand(images, -1)
-    return _SeparableProjection.apply(in_view[..., 0], in_view[..., 1], amplitude, width, frequency_x, frequency_y)
+    mixture = mixture.expand(len(rotation))
+    dtype, device = mixture.center.dtype, mixture.center.device
+    x, y = (mixture.center @ rotation[:, :2, :].to(dtype).mT).unbind(-1)
+    frequency_y, frequency_x = axis_frequencies(box, pixel_size, dtype, device)
+    return _SeparableProjection.apply(x, y, mixture.amplitude, mixture.width, frequency_x, frequency_y)
 
 
 def shift_phases(shift: Float[Tensor, "image 2"], box: int, pixel_size: float) -> Complex[Tensor, "image y half_x"]:

@@ -1,0 +1,92 @@
+"""Whitened, centred, band-limited particles: scale, phase and noise as the likelihood needs them."""
+
+import pytest
+import torch
+
+from gaussemble.fit.band import half_sums, open_band, ring_gain
+from gaussemble.fit.losses import frc, likelihood
+from gaussemble.io.store import open_store, write_store
+from gaussemble.quantities import Mixture
+from tiny import BOX, PIXEL, bent, images, make_store, molecule, particles, white_noise_power
+
+
+@pytest.fixture
+def clean(tmp_path, generator):
+    """Noiseless particles of the unbent molecule."""
+    known = particles(20, generator)
+    write_store(tmp_path, known, images(known, bent(molecule(), torch.zeros(20)), 0.0, generator), PIXEL)
+    return open_band(open_store(tmp_path), white_noise_power(0.1), 16.0)
+
+
+def test_the_true_mixture_predicts_the_images(clean):
+    batch = clean.batch(torch.arange(20))
+    predicted = batch.predict(molecule())
+    assert (batch.image - predicted).norm() / predicted.norm() < 1e-4
+
+
+def test_a_moved_mixture_does_not(clean):
+    batch = clean.batch(torch.arange(20))
+    moved = molecule()
+    moved = Mixture(moved.center + torch.tensor([PIXEL / 2, 0, 0]), moved.amplitude, moved.width)
+    assert (batch.image - batch.predict(moved)).norm() / batch.image.norm() > 0.2
+
+
+def test_likelihood_of_the_truth_is_half_the_number_of_coefficients(tmp_path, generator):
+    """Each coefficient of the full transform has a whitened noise power of 1."""
+    known = particles(400, generator)
+    write_store(tmp_path, known, images(known, bent(molecule(), torch.zeros(400)), 0.7, generator), PIXEL)
+    band = open_band(open_store(tmp_path), white_noise_power(0.7), 16.0)
+    batch = band.batch(torch.arange(400))
+    axis = torch.fft.fftfreq(BOX, PIXEL)
+    radius = (torch.hypot(axis[:, None], axis[None, :]) * BOX * PIXEL + 0.5).floor()
+    coefficients = int(((radius >= 1) & (radius / (BOX * PIXEL) <= 1 / 16.0)).sum())
+    expected = coefficients / 2
+    # a chi-squared mean over 400 particles: standard error expected * sqrt(2 / coefficients / 400) * sqrt(2)
+    assert float(likelihood(batch, batch.predict(molecule())).mean()) == pytest.approx(expected, rel=0.01)
+
+
+def test_frc_of_the_truth_is_one_whatever_the_scale(clean):
+    batch = clean.batch(torch.arange(20))
+    truth = molecule()
+    for factor in (0.1, 1.0, 10.0):
+        scaled = Mixture(truth.center, truth.amplitude * factor, truth.width)
+        assert torch.allclose(frc(batch, batch.predict(scaled)), torch.full((20,), -1000.0), rtol=1e-3)
+    assert torch.allclose(frc(batch, -batch.predict(truth)), torch.full((20,), 1000.0), rtol=1e-3)
+
+
+def test_rings_outside_the_band_do_not_count(tmp_path, generator):
+    store, _ = make_store(tmp_path, 8, 1.0, generator)
+    band = open_band(store, white_noise_power(1.0), 20.0, lowest_resolution=60.0)
+    power = band.weight[0].square()
+    frequency = torch.hypot(*torch.meshgrid(torch.fft.fftfreq(band.box), torch.fft.rfftfreq(band.box), indexing="ij"))
+    ring = (frequency * band.box + 0.5).floor() / (BOX * PIXEL)
+    assert (power[ring > 1 / 20.0] == 0).all()
+    assert (power[ring < 1 / 60.0 - 1e-6] == 0).all()
+    assert (power[(ring <= 1 / 20.0) & (ring >= 1 / 60.0)] > 0).all()
+
+
+def test_gain_finds_a_radial_filter(tmp_path, generator):
+    known = particles(200, generator)
+    truth = molecule()
+    twice = Mixture(truth.center, 2 * truth.amplitude, truth.width)
+    write_store(tmp_path, known, images(known, bent(twice, torch.zeros(200)), 0.05, generator), PIXEL)
+    band = open_band(open_store(tmp_path), white_noise_power(0.05), 20.0)
+    gain = ring_gain(band, truth)
+    batch = band.batch(torch.arange(200))
+    information = half_sums(batch.predict(truth).abs().square(), band.box).sum(0)
+    inside = information > 0
+    # least squares in units of the noise: standard error 1 / sqrt(information), at most 3 % here
+    assert ((gain - 2.0)[inside].abs() < 4 * information[inside].rsqrt()).all()
+    assert float(information[inside].rsqrt().max()) < 0.03
+    batch = band.with_gain(gain).batch(torch.arange(10))
+    assert (batch.image - batch.predict(truth)).norm() < (
+        batch.image - band.batch(torch.arange(10)).predict(truth)
+    ).norm()
+
+
+def test_on_disk_and_in_memory_are_the_same(tmp_path, generator):
+    store, _ = make_store(tmp_path, 8, 1.0, generator)
+    memory = open_band(store, white_noise_power(1.0), 20.0)
+    disk = open_band(store, white_noise_power(1.0), 20.0, memory_limit=0)
+    rows = torch.tensor([5, 1, 2])
+    assert torch.equal(memory.batch(rows).image, disk.batch(rows).image)

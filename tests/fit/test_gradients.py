@@ -1,0 +1,55 @@
+"""The encoder's inputs: exact gradients, pooled exactly, pointing to where the molecule went."""
+
+import torch
+
+from gaussemble.fit.band import open_band
+from gaussemble.fit.gradients import encoder_inputs, make_pooling, particle_gradients
+from gaussemble.fit.losses import likelihood
+from gaussemble.io.store import open_store, write_store
+from gaussemble.quantities import Mixture
+from tiny import PIXEL, bent, images, make_store, molecule, particles, white_noise_power
+
+
+def test_pooled_gradient_is_that_of_moving_the_group(tmp_path, generator):
+    store, _ = make_store(tmp_path, 4, 0.5, generator)
+    batch = open_band(store, white_noise_power(0.5), 16.0).batch(torch.arange(4))
+    neutral = molecule()
+    pooling = make_pooling(neutral, torch.ones(24, dtype=torch.bool), 5, seed=0)
+    pooled = pooling(particle_gradients(batch, neutral, likelihood, length=10.0))
+    group, axis, step = 2, 1, 0.02
+    change = torch.zeros(24, 3)
+    change[pooling.group == group, axis] = step
+    for sign in (1.0, -1.0):
+        moved = Mixture(neutral.center + sign * change, neutral.amplitude, neutral.width)
+        quotient = (likelihood(batch, batch.predict(moved)) - likelihood(batch, batch.predict(neutral))) / step
+        # a step of 0.02 Å in float32: agreement to a few per cent of the largest gradient
+        expected = -sign * 10.0 * quotient
+        assert torch.allclose(pooled[:, group, axis], expected, atol=0.05 * float(pooled.abs().max()))
+
+
+def test_gradient_points_downhill_to_the_truth(tmp_path, generator):
+    """Noiseless particles of a molecule whose arm went to +y and dimmed: the mean gradient says both."""
+    known = particles(60, generator)
+    truth = molecule()
+    center, amplitude = truth.center.clone(), truth.amplitude.clone()
+    center[16:, 1] += 2.0
+    moved = Mixture(center, amplitude, truth.width)
+    write_store(tmp_path / "a", known, images(known, bent(moved, torch.zeros(60)), 0.0, generator), PIXEL)
+    amplitude[16:] *= 0.5
+    dimmed = Mixture(truth.center, amplitude, truth.width)
+    write_store(tmp_path / "b", known, images(known, bent(dimmed, torch.zeros(60)), 0.0, generator), PIXEL)
+    for name, column, sign in (("a", 1, 1.0), ("b", 3, -1.0)):
+        batch = open_band(open_store(tmp_path / name), white_noise_power(1.0), 16.0).batch(torch.arange(60))
+        mean = particle_gradients(batch, truth, likelihood, 1.0)[:, 16:, column].sum(-1).mean()
+        assert sign * float(mean) > 0
+
+
+def test_gaussians_that_do_not_vary_have_no_inputs(tmp_path, generator):
+    store, _ = make_store(tmp_path, 4, 0.5, generator)
+    band = open_band(store, white_noise_power(0.5), 16.0)
+    varies = torch.arange(24) >= 16
+    pooling = make_pooling(molecule(), varies, 4, seed=0)
+    assert (pooling.group[:16] == -1).all()
+    inputs = encoder_inputs(band, molecule(), likelihood, pooling, 16.0, torch.device("cpu"))
+    assert inputs.shape == (4, pooling.inputs)
+    assert torch.isfinite(inputs).all()

@@ -1,0 +1,153 @@
+"""The stage as a whole on a tiny swinging molecule: it finds the angle, is reproducible, and refuses wrong input."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from gaussemble.errors import InputError
+from gaussemble.fit.heterogeneity import Options, choose_held_out, heterogeneity, shuffled
+from gaussemble.io.files import write_csv
+from gaussemble.io.mixtures import write_mixture
+from gaussemble.io.mrc import write_map
+from gaussemble.model.heterogeneity import load_model
+from gaussemble.physics.projection import mixture_to_map
+from gaussemble.quantities import Map, Mixture
+from tiny import BOX, PIXEL, bent, make_store, molecule, white_noise_power
+
+NOISE = 0.25
+
+
+@pytest.fixture
+def study(tmp_path, generator):
+    """A folder with particles, consensus and neutral mixture as the earlier stages leave them; and the true angles."""
+    _, angle = make_store(tmp_path / "particles", 600, NOISE, generator)
+    density = Map(mixture_to_map(molecule(), BOX, PIXEL), PIXEL)
+    write_map(tmp_path / "consensus/map.mrc", density)
+    rings = BOX // 2 + 1
+    frequency = np.arange(rings) / (BOX * PIXEL)
+    power = white_noise_power(NOISE)
+    rows = [(group, ring, frequency[ring], float(power[group, ring])) for group in range(2) for ring in range(rings)]
+    write_csv(
+        tmp_path / "consensus/noise.csv", pd.DataFrame(rows, columns=["optics_group", "ring", "frequency", "power"])
+    )
+    fsc = np.where(frequency < 1 / 14, 1.0, 0.0)
+    write_csv(
+        tmp_path / "consensus/fsc.csv",
+        pd.DataFrame({"ring": range(rings), "frequency": frequency, "resolution": 0.0, "fsc": fsc, "fsc_masked": fsc}),
+    )
+    # the neutral is what a consensus would show: the arm straight, not its true distribution
+    write_mixture(tmp_path / "mixture.npz", molecule(), density)
+    return tmp_path, angle
+
+
+def run(folder, out="out", **changes) -> pd.DataFrame:
+    """The stage with small networks; returns latent.csv."""
+    options = Options(**({"latent_dim": 2, "epochs": 12, "batch": 32, "hidden": 64, "inputs": 12} | changes))
+    heterogeneity(
+        particles=folder / "particles",
+        consensus=folder / "consensus",
+        neutral=folder / "mixture.npz",
+        out=folder / out,
+        region=changes.get("region"),
+        options=options,
+    )
+    return pd.read_csv(folder / out / "latent.csv")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "loss"), [("dense", "likelihood"), ("hierarchical", "likelihood"), ("dense", "frc")]
+)
+def test_finds_the_angle(study, decoder, loss):
+    folder, angle = study
+    table = run(folder, decoder=decoder, loss=loss)
+    latent = table[["z1", "z2"]].to_numpy()
+    design = np.column_stack([np.ones(len(latent)), latent, latent**2])
+    fitted = design @ np.linalg.lstsq(design, angle.numpy(), rcond=None)[0]
+    # the truth's rank correlation with a quadratic of two latents; noise alone would give less than 0.15
+    assert spearmanr(fitted, angle.numpy()).statistic > 0.9
+    assert table["loss"].mean() < 0
+
+
+def test_the_decoded_arm_is_where_the_true_arm_is(study):
+    folder, angle = study
+    table = run(folder)
+    model = load_model(folder / "out/model.pt")
+    with torch.no_grad():
+        decoded = model.decode(torch.tensor(table[["z1", "z2"]].to_numpy(), dtype=torch.float32))
+    tip, truth = decoded.center[:, 20:].mean(1), bent(molecule(), angle).center[:, 20:].mean(1)
+    error = (tip - truth).norm(dim=-1)
+    still = (molecule().center[20:].mean(0) - truth).norm(dim=-1)
+    # sign, axis and scale at once: the mean error is a third of what the neutral leaves
+    assert float(error.mean()) < 0.35 * float(still.mean())
+
+
+def test_files_keep_the_contract(study):
+    folder, _ = study
+    table = run(folder, epochs=2)
+    assert list(table.columns) == ["particle", "z1", "z2", "sd1", "sd2", "loss", "held_out"]
+    assert table["particle"].tolist() == [3 * row + 1 for row in range(600)]
+    assert table["held_out"].sum() == 60
+    assert np.isfinite(table.to_numpy()).all()
+    history = pd.read_csv(folder / "out/history.csv")
+    assert list(history.columns) == ["epoch", "loss", "held_out_loss", "learning_rate", "seconds"]
+    assert not list((folder / "out").glob(".*"))
+
+
+def test_same_seed_same_result(study):
+    folder, _ = study
+    first, second = (run(folder, out, epochs=2) for out in ("a", "b"))
+    pd.testing.assert_frame_equal(first, second)
+    assert not np.allclose(first["z1"], run(folder, "c", epochs=2, seed=1)["z1"])
+
+
+def test_region_holds_the_rest_still(study):
+    folder, _ = study
+    mask = torch.zeros(BOX, BOX, BOX)
+    mask[:, :, BOX // 2 + 4 :] = 1  # x of more than 4 pixels: the arm
+    write_map(folder / "region.mrc", Map(mask, PIXEL))
+    options = Options(latent_dim=1, epochs=2, hidden=16)
+    paths = {"particles": folder / "particles", "consensus": folder / "consensus", "neutral": folder / "mixture.npz"}
+    heterogeneity(**paths, out=folder / "out", region=folder / "region.mrc", options=options)
+    model = load_model(folder / "out/model.pt")
+    inside = molecule().center[:, 0] / PIXEL > 3.5
+    assert torch.equal(model.varies, inside)
+    with torch.no_grad():
+        moved = (model.decode(torch.ones(1, 1)).center[0] - molecule().center).norm(dim=-1)
+    assert (moved[~inside] < 1e-4).all()
+
+
+def test_wrong_input_is_refused_by_name(study):
+    folder, _ = study
+    with pytest.raises(InputError, match="position, amplitude and width are all off"):
+        run(folder, position=False, amplitude=False)
+    write_map(folder / "small.mrc", Map(torch.ones(16, 16, 16), PIXEL))
+    paths = {"particles": folder / "particles", "consensus": folder / "consensus", "neutral": folder / "mixture.npz"}
+    with pytest.raises(InputError, match=r"small\.mrc: box 16"):
+        heterogeneity(**paths, out=folder / "out", region=folder / "small.mrc", options=Options())
+    write_map(folder / "empty.mrc", Map(torch.zeros(BOX, BOX, BOX), PIXEL))
+    with pytest.raises(InputError, match=r"empty\.mrc: no Gaussian"):
+        heterogeneity(**paths, out=folder / "out", region=folder / "empty.mrc", options=Options())
+
+
+def test_batches_cover_all_rows_once(generator):
+    rows = torch.arange(100) * 2
+    batches = list(shuffled(rows, 32, generator))
+    assert sorted(torch.cat(batches).tolist()) == rows.tolist()
+    assert min(len(batch) for batch in batches) >= 32
+    assert torch.cat(batches).tolist() != rows.tolist()
+
+
+def test_held_out_is_a_fixed_share():
+    chosen = choose_held_out(50, 0.2, seed=4)
+    assert int(chosen.sum()) == 10
+    assert torch.equal(chosen, choose_held_out(50, 0.2, seed=4))
+    assert not torch.equal(chosen, choose_held_out(50, 0.2, seed=5))
+
+
+def test_mixture_of_the_fixture_is_lopsided():
+    """A symmetric molecule could not tell a swapped axis from the right one."""
+    spread = molecule().center.std(0)
+    assert float(spread[0]) > 1.5 * float(spread[1:].max())
+    assert isinstance(molecule(), Mixture)

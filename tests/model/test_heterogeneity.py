@@ -1,0 +1,104 @@
+"""The deformable mixture: neutral at first, focused, saved and read, safe."""
+
+import pickle
+
+import pytest
+import torch
+
+from gaussemble.errors import InputError
+from gaussemble.model.decoders import transition_matrix
+from gaussemble.model.heterogeneity import Design, build_model, load_model, save_model
+from tiny import molecule
+
+
+def design(**changes) -> Design:
+    """A small model of the tiny molecule."""
+    values = dict(
+        gaussians=24,
+        latent_dim=2,
+        inputs=16,
+        decoder="dense",
+        anchors=4,
+        hidden=8,
+        layers=2,
+        dropout=0.0,
+        position=True,
+        amplitude=True,
+        width=True,
+        length=10.0,
+        field=192.0,
+    )
+    return Design(**(values | changes))
+
+
+ALL = torch.ones(24, dtype=torch.bool)
+
+
+def shaken(model):
+    """The model with its last decoder layer no longer zero."""
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if name.startswith("decoder"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("decoder", ["dense", "hierarchical"])
+def test_starts_as_the_neutral_mixture(decoder):
+    model = build_model(design(decoder=decoder), molecule(), ALL, seed=0)
+    mixture = model.decode(torch.randn(3, 2))
+    for image in range(3):
+        assert torch.allclose(mixture.center[image], molecule().center)
+        assert torch.allclose(mixture.amplitude[image], molecule().amplitude)
+        assert torch.allclose(mixture.width[image], molecule().width)
+
+
+@pytest.mark.parametrize("decoder", ["dense", "hierarchical"])
+def test_only_the_region_and_the_chosen_variables_change(decoder):
+    varies = torch.arange(24) >= 16
+    model = shaken(build_model(design(decoder=decoder, amplitude=False), molecule(), varies, seed=0))
+    mixture = model.decode(torch.randn(1, 2))
+    moved = (mixture.center[0] - molecule().center).norm(dim=-1)
+    assert (moved[:16] == 0).all()
+    assert (moved[16:] > 0).all()
+    assert torch.equal(mixture.amplitude[0], molecule().amplitude)
+    assert (mixture.width[0, 16:] != molecule().width[16:]).all()
+
+
+def test_amplitudes_never_turn_negative_and_can_vanish():
+    model = build_model(design(position=False, width=False), molecule(), ALL, seed=0)
+    torch.nn.init.constant_(model.decoder.network.head.bias, -20.0)
+    mixture = model.decode(torch.zeros(1, 2))
+    assert (mixture.amplitude >= 0).all()
+    assert float(mixture.amplitude.detach().max()) < 1e-6
+
+
+def test_anchors_drive_their_neighbours():
+    center = molecule().center
+    transition = transition_matrix(center, center[:4], 192.0)
+    assert torch.allclose(transition.sum(-1), torch.ones(24))
+    nearest = torch.cdist(center, center[:4]).argmin(-1)
+    assert torch.equal(transition.argmax(-1), nearest)
+    far = transition_matrix(center + 1e4, center[:4], 192.0)
+    assert torch.isfinite(far).all()
+
+
+@pytest.mark.parametrize("decoder", ["dense", "hierarchical"])
+def test_comes_back_from_its_file(tmp_path, decoder):
+    model = shaken(build_model(design(decoder=decoder), molecule(), ALL, seed=0)).eval()
+    save_model(tmp_path / "model.pt", model)
+    again = load_model(tmp_path / "model.pt")
+    latent, inputs = torch.randn(3, 2), torch.randn(3, 16)
+    assert torch.equal(again.decode(latent).center, model.decode(latent).center)
+    assert torch.equal(again.encode(inputs), model.encode(inputs))
+
+
+def test_a_pickle_is_not_executed(tmp_path):
+    class Attack:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    (tmp_path / "model.pt").write_bytes(pickle.dumps({"design": Attack()}))
+    with pytest.raises(InputError, match=r"model\.pt"):
+        load_model(tmp_path / "model.pt")
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,157 @@
+"""Particles as training sees them: centred transforms inside a resolution band, divided by the noise.
+
+In these units a particle's log-likelihood is `-1/2 sum |image - transfer * projection|²` over the band, for white and
+coloured noise alike: image and transfer carry the square root of each coefficient's multiplicity in the full transform
+over the noise power.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from gaussemble.io.store import ImageStore
+from gaussemble.physics import ctf
+from gaussemble.physics.fourier import band_box, crop_transform, to_fourier
+from gaussemble.physics.projection import project, shift_phases
+from gaussemble.physics.rings import ring_multiplicity, ring_sums, spread
+from gaussemble.quantities import Mixture, Particles
+
+BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some particles, ready to compare with projections of box `box` and pixel `pixel_size`."""
+
+    rotation: Float[Tensor, "image 3 3"]
+    image: Complex[Tensor, "image y half_x"]
+    transfer: Float[Tensor, "image y half_x"]
+    pixel_size: float
+
+    @property
+    def box(self) -> int:
+        """Rows of the band's transforms."""
+        return self.image.shape[-2]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def predict(self, mixture: Mixture) -> Complex[Tensor, "image y half_x"]:
+        """What the images would be without noise, for one mixture or one for each."""
+        return self.transfer * project(mixture, self.rotation, self.box, self.pixel_size)
+
+    def lowpass(self, factor: float) -> "Batch":
+        """The same particles with rings beyond `factor` times the band's last one blanked."""
+        rings = torch.arange(self.box // 2 + 1, device=self.image.device)
+        keep = spread((rings <= factor * (self.box // 2 - 1)).to(self.transfer.dtype), self.box)
+        return replace(self, image=self.image * keep, transfer=self.transfer * keep)
+
+
+@dataclass(frozen=True)
+class Band:
+    """All particles of a split inside one band; the transforms lie in memory or, when they are many, on disk."""
+
+    particles: Particles
+    transforms: np.ndarray  # (image, y, half_x) complex64, whitened and centred
+    weight: Float[Tensor, "group y half_x"]  # sqrt(multiplicity / noise power) x gain, 0 outside the band
+    pixel_size: float
+
+    @property
+    def box(self) -> int:
+        """Rows of the band's transforms."""
+        return self.transforms.shape[-2]
+
+    def __len__(self) -> int:
+        return len(self.transforms)
+
+    def batch(self, rows: Int[Tensor, " image"], device: torch.device | str = "cpu") -> Batch:
+        """The particles of some rows of the store."""
+        particles = self.particles[rows].to(device)
+        transfer = ctf.evaluate(particles.ctf.to(torch.float32), self.box, self.pixel_size)
+        image = torch.from_numpy(self.transforms[rows.numpy()]).to(device)
+        weight = self.weight.to(device)[particles.optics_group]
+        return Batch(particles.rotation.float(), image, transfer * weight, self.pixel_size)
+
+    def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Batch]]:
+        """All particles in order: (rows, batch)."""
+        for rows in torch.arange(len(self)).split(size):
+            yield rows, self.batch(rows, device)
+
+    def with_gain(self, gain: Float[Tensor, " ring"]) -> "Band":
+        """The same data with the model's amplitude multiplied by a factor per ring."""
+        return replace(self, weight=self.weight * spread(gain.to(self.weight.dtype), self.box))
+
+
+def open_band(
+    store: ImageStore,
+    noise_power: Float[Tensor, "group ring"],
+    resolution: float,
+    lowest_resolution: float | None = None,
+    memory_limit: int = 2 << 30,
+) -> Band:
+    """Transform, centre, crop and whiten every particle, block by block.
+
+    Args:
+        store: the particles' images.
+        noise_power: E|F|² of the noise in each ring of the stored box.
+        resolution: Å, the band's upper end.
+        lowest_resolution: Å, its lower end; None: from the first ring on. Ring 0 never counts, since normalising the
+            images' background has touched it.
+        memory_limit: bytes above which the transforms go to a temporary file, which the system removes.
+    """
+    box = band_box(store.box, store.pixel_size, resolution)
+    pixel_size = store.pixel_size * store.box / box
+    whitening = _whitening(noise_power, box, store.box * store.pixel_size, resolution, lowest_resolution)
+    shape = (len(store), box, box // 2 + 1)
+    transforms = _allocate(shape, memory_limit)
+    for rows in store.blocks(BLOCK):
+        particles = store.particles[rows]
+        transform = crop_transform(to_fourier(store.read(rows)), box)
+        transform = transform * shift_phases(particles.shift.float(), box, pixel_size).conj()
+        transforms[rows] = (transform * whitening[particles.optics_group]).numpy()
+    return Band(store.particles, transforms, whitening, pixel_size)
+
+
+def _whitening(
+    noise_power: Tensor, box: int, field: float, resolution: float, lowest_resolution: float | None
+) -> Float[Tensor, "group y half_x"]:
+    """sqrt(multiplicity / noise power) inside the band; never on the box's Nyquist, which is not one frequency."""
+    frequency = torch.arange(box // 2 + 1) / field
+    inside = (frequency <= 1 / resolution) & (frequency >= 1 / (lowest_resolution or field) * (1 - 1e-6))
+    inside[box // 2 if box % 2 == 0 else box // 2 + 1 :] = False
+    power = noise_power[:, : box // 2 + 1].float()
+    scale = torch.where(inside, power.clamp(min=float(power.max()) * 1e-6).rsqrt(), 0.0)
+    return spread(scale, box) * ring_multiplicity(box).sqrt()
+
+
+def _allocate(shape: tuple[int, ...], memory_limit: int) -> np.ndarray:
+    """Zeros in memory, or in an unlinked temporary file when they would be larger than the limit."""
+    if np.prod(shape) * np.dtype(np.complex64).itemsize <= memory_limit:
+        return np.zeros(shape, np.complex64)
+    with tempfile.NamedTemporaryFile(prefix="gaussemble-") as file:
+        return np.memmap(file, np.complex64, "w+", shape=shape)
+
+
+def ring_gain(band: Band, mixture: Mixture) -> Float[Tensor, " ring"]:
+    """Least-squares factor per ring between the particles and the mixture's projections, over all particles.
+
+    It takes up what a consensus map lost to regularisation and what the mixture lost to its widths, so that no
+    particle has to explain by its latent what all particles share.
+    """
+    cross = torch.zeros(band.box // 2 + 1, dtype=torch.float64)
+    power = torch.zeros_like(cross)
+    for _, batch in band.batches(BLOCK):
+        predicted = batch.predict(mixture)
+        cross += half_sums((predicted.conj() * batch.image).real, band.box).sum(0)
+        power += half_sums(predicted.abs().square(), band.box).sum(0)
+    return torch.where(power > 0, cross / power.clamp(min=1e-30), 1.0).clamp(min=0).float()
+
+
+def half_sums(values: Float[Tensor, "image y half_x"], box: int) -> Float[Tensor, "image ring"]:
+    """Ring sums of values that carry the coefficients' multiplicity already."""
+    return ring_sums(values / ring_multiplicity(box).to(values.device), box)
