@@ -69,5 +69,7 @@ def write_mrc(path: Path, data: np.ndarray, pixel_size: float = 0.0, **header) -
     struct.pack_into(f"{order}2i", packed, 88, 0, len(header.get("extended", b"")))
     struct.pack_into(f"{order}3f", packed, 196, *header.get("origin", (0, 0, 0)))
     packed[208:216] = b"MAP " + (b"\x44\x44\0\0" if order == "<" else b"\x11\x11\0\0")
-    path.write_bytes(bytes(packed) + header.get("extended", b"") + data.astype(data.dtype.newbyteorder(order)).tobytes())
+    path.write_bytes(
+        bytes(packed) + header.get("extended", b"") + data.astype(data.dtype.newbyteorder(order)).tobytes()
+    )
     return path

@@ -7,11 +7,11 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
-from made_particles import write_mrc
 
 from gaussemble.errors import InputError
 from gaussemble.io.mrc import open_stack, read_map, read_stack_header, write_map, write_stack
 from gaussemble.quantities import Map
+from made_particles import write_mrc
 
 TYPES = ["i1", "i2", "f4", "u2", "f2"]
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from gemmi import cif
-from made_particles import OPTICS, rows, star_text, write_star_text
 
 from gaussemble.errors import InputError
 from gaussemble.io.star import numbers, optics_rows, read_star, write_star
+from made_particles import OPTICS, rows, star_text, write_star_text
 
 
 def test_every_value_stays_the_text_that_it_was(tmp_path):

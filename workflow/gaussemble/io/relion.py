@@ -227,13 +227,13 @@ def contrast_transfer(star: StarFile, assumed: list[str]) -> ContrastTransfer:
     return _as_ctf(
         defocus_u=defocus_u,
         defocus_v=defocus_u if defocus_v is None else _in_range(star, "rlnDefocusV", defocus_v, (-1e6, 1e6), "Å"),
-        defocus_angle=np.deg2rad(_filled(star, "rlnDefocusAngle", 0)),
-        voltage=_needed(star, "rlnVoltage", (10, 3000), "kV") * VOLT_PER_KILOVOLT,
-        spherical_aberration=_needed(star, "rlnSphericalAberration", (0, 100), "mm") * ANGSTROM_PER_MILLIMETRE,
-        amplitude_contrast=_needed(star, "rlnAmplitudeContrast", (0, 1), ""),
-        phase_shift=np.deg2rad(_filled(star, "rlnPhaseShift", 0)),
+        defocus_angle=np.deg2rad(_filled(star, "rlnDefocusAngle", 0.0)),
+        voltage=_needed(star, "rlnVoltage", (10.0, 3000.0), "kV") * VOLT_PER_KILOVOLT,
+        spherical_aberration=_needed(star, "rlnSphericalAberration", (0.0, 100.0), "mm") * ANGSTROM_PER_MILLIMETRE,
+        amplitude_contrast=_needed(star, "rlnAmplitudeContrast", (0.0, 1.0), ""),
+        phase_shift=np.deg2rad(_filled(star, "rlnPhaseShift", 0.0)),
         b_factor=_b_factor(star, assumed),
-        scale=_filled(star, "rlnCtfScalefactor", 1),
+        scale=_filled(star, "rlnCtfScalefactor", 1.0),
     )
 
 
@@ -256,7 +256,7 @@ def _b_factor(star: StarFile, assumed: list[str]) -> np.ndarray:
 
     Warp and M write the dose weighting as negative values that mean the same damping: no particle's envelope grows.
     """
-    values = _filled(star, "rlnCtfBfactor", 0)
+    values = _filled(star, "rlnCtfBfactor", 0.0)
     if (values >= 0).all():
         return values
     if (values > 0).any():
@@ -283,7 +283,7 @@ def _needed(star: StarFile, name: str, limits: tuple[float, float], unit: str) -
 def _filled(star: StarFile, name: str, default: float) -> np.ndarray:
     """A column, or its default where the file has none."""
     values = numbers(star, name)
-    return np.full(len(star), float(default)) if values is None else values
+    return np.full(len(star), default) if values is None else values
 
 
 def _in_range(star: StarFile, name: str, values: np.ndarray, limits: tuple[float, float], unit: str) -> np.ndarray:

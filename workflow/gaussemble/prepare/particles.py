@@ -192,8 +192,8 @@ def _store_images(
             append(stored[torch.from_numpy(usable)])
             kept.append(block[usable])
             left_out += [
-                {"row": int(row), "image": images.name(row), "reason": str(reason)}
-                for row, reason in zip(block[~usable], reasons[~usable], strict=True)
+                {"row": row, "image": images.name(row), "reason": reason}
+                for row, reason in zip(block[~usable].tolist(), reasons[~usable].tolist(), strict=True)
             ]
             _refuse_too_many(left_out, options.max_bad, len(rows))
     return np.concatenate(kept), left_out

@@ -1,0 +1,155 @@
+"""What RELION's columns mean: units, signs, which of two sources wins, and what is refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gaussemble.errors import InputError
+from gaussemble.io.relion import interpret, no_contrast_transfer
+from gaussemble.io.star import StarFile, read_star
+from gaussemble.physics.ctf import evaluate
+from made_particles import OPTICS, rows, write_star_text
+
+OLD = {  # RELION 3.0: no optics table, all in the particle table
+    "rlnOpticsGroup": None,
+    "rlnVoltage": "200",
+    "rlnSphericalAberration": "2.0",
+    "rlnAmplitudeContrast": "0.07",
+    "rlnMagnification": "40000",
+    "rlnDetectorPixelSize": "14",
+}
+
+
+@pytest.fixture
+def star(tmp_path):
+    """Makes a STAR file of three particles and reads it."""
+
+    def make(optics: dict | None = OPTICS, **columns) -> StarFile:
+        return read_star(write_star_text(tmp_path / "in.star", rows(3, **columns), optics))
+
+    return make
+
+
+def test_units_are_those_of_the_package(star):
+    columns = {"rlnPhaseShift": "90", "rlnCtfBfactor": "20", "rlnCtfScalefactor": "0.5"}
+    found = interpret(star(**columns))
+    assert found.pixel_size == 1.5
+    assert found.image_size == 16
+    assert np.allclose(found.angles[2], np.deg2rad([20, 10, -40]))
+    assert np.allclose(found.shift[2], [1.0, -0.5])
+    ctf = found.ctf
+    assert ctf.defocus_u.tolist() == [10000, 10001, 10002]
+    assert ctf.defocus_v.tolist() == [9000, 9001, 9002]
+    assert torch.allclose(ctf.defocus_angle, torch.tensor(math.pi / 4))
+    assert ctf.voltage[0] == 300e3
+    assert ctf.spherical_aberration[0] == pytest.approx(2.7e7)
+    assert ctf.amplitude_contrast[0] == pytest.approx(0.1)
+    assert torch.allclose(ctf.phase_shift, torch.tensor(math.pi / 2))
+    assert (ctf.b_factor[0], ctf.scale[0]) == (20, 0.5)
+    assert found.assumed == []
+
+
+def test_relion_3_0_has_no_optics_table(star):
+    found = interpret(star(None, **OLD))
+    assert found.pixel_size == pytest.approx(3.5)
+    assert found.ctf.voltage[0] == 200e3
+    assert list(found.optics_group) == [0, 0, 0]
+    assert found.image_size is None
+
+
+def test_shifts_in_pixels_are_of_the_particle_s_pixel(star):
+    columns = {"rlnOriginXAngst": None, "rlnOriginYAngst": None, "rlnOriginX": "2", "rlnOriginY": "-4"}
+    assert interpret(star(**columns)).shift.tolist() == [[3, -6]] * 3
+    assert interpret(star(**columns), pixel_size=2.0).shift.tolist() == [[4, -8]] * 3
+
+
+def test_shifts_in_angstrom_win_over_pixels_and_it_is_said(star):
+    found = interpret(star(rlnOriginX="2", rlnOriginY="-4"))
+    assert found.shift[2].tolist() == [1.0, -0.5]
+    assert any("differ by 6 Å" in sentence for sentence in found.assumed)
+
+
+def test_what_is_filled_in_is_said(star):
+    found = interpret(star(rlnOriginXAngst=None, rlnOriginYAngst=None, rlnDefocusV=None, rlnBeamTiltX="0.1"))
+    assert not found.shift.any()
+    assert torch.equal(found.ctf.defocus_v, found.ctf.defocus_u)
+    said = " ".join(found.assumed)
+    assert "centred" in said
+    assert "rlnDefocusV" in said
+    assert "rlnBeamTiltX" in said
+
+
+def test_zero_aberrations_are_not_worth_a_word(star):
+    assert interpret(star(rlnBeamTiltX="0.000", rlnOddZernike="[0,0.0]")).assumed == []
+
+
+def test_negative_b_factors_of_warp_damp(star):
+    found = interpret(star(rlnCtfBfactor=["-4", "0", "-8"]))
+    assert found.ctf.b_factor.tolist() == [4, 0, 8]
+    assert "rlnCtfBfactor" in found.assumed[0]
+    with pytest.raises(InputError, match="both signs"):
+        interpret(star(rlnCtfBfactor=["-4", "0", "8"]))
+
+
+def test_without_ctf_the_function_is_one_everywhere(star):
+    found = interpret(star(rlnDefocusU=None, rlnVoltage="wrong"), ctf=False)
+    assert torch.allclose(evaluate(found.ctf, 16, 1.0), torch.ones(1), atol=1e-6)
+    assert len(no_contrast_transfer(5)) == 5
+
+
+@pytest.mark.parametrize(("column", "value"), [("rlnPixelSize", "1.5049"), ("rlnMagnification", "33333")])
+def test_pixel_sizes_that_agree_but_for_rounding_are_one(star, column, value):
+    assert (
+        interpret(star(**{"rlnDetectorPixelSize": "5", "rlnMagnification": "33330", column: value})).pixel_size == 1.5
+    )
+
+
+def test_a_given_pixel_size_settles_a_contradiction_and_is_said(star):
+    found = interpret(star(rlnPixelSize="3"), pixel_size=2.5)
+    assert found.pixel_size == 2.5
+    assert any("rlnPixelSize says 3 Å" in sentence for sentence in found.assumed)
+
+
+NO_PIXEL_SIZE = {name: values for name, values in OPTICS.items() if name != "rlnImagePixelSize"}
+TWO_GROUPS = {name: values * 2 for name, values in OPTICS.items()} | {
+    "rlnOpticsGroup": ["1", "2"],
+    "rlnOpticsGroupName": ["first", "second"],
+}
+
+
+@pytest.mark.parametrize(
+    ("optics", "columns", "message"),
+    [
+        (NO_PIXEL_SIZE, {}, "no pixel size.*--pixel-size"),
+        (OPTICS, {"rlnPixelSize": "3"}, "contradictory pixel sizes: 1.5 Å by rlnImagePixelSize, 3 Å by rlnPixelSize"),
+        (None, OLD | {"rlnMagnification": ["40000", "40000", "20000"]}, "3.5 Å in row 0 and 7 Å in row 2"),
+        (None, OLD | {"rlnMagnification": "0"}, "rlnMagnification is 0"),
+        (OPTICS | {"rlnImagePixelSize": ["0"]}, {}, "row 0 .*rlnImagePixelSize is 0, expected"),
+        (
+            TWO_GROUPS | {"rlnImagePixelSize": ["1", "2"]},
+            {"rlnOpticsGroup": ["1", "1", "2"]},
+            "different pixel sizes.*first and second",
+        ),
+        (
+            TWO_GROUPS | {"rlnImageSize": ["16", "32"]},
+            {"rlnOpticsGroup": ["1", "1", "2"]},
+            "different image sizes.*first and second",
+        ),
+        (TWO_GROUPS, {"rlnOpticsGroup": None}, "2 optics groups, but no column rlnOpticsGroup"),
+        (OPTICS, {"rlnAngleTilt": None, "rlnAnglePsi": None}, "no column rlnAngleTilt, rlnAnglePsi: .*no poses"),
+        (OPTICS, {"rlnAngleRot": ["1", "nan", "2"]}, "row 1 .*rlnAngleRot is 'nan'"),
+        (OPTICS, {"rlnOriginYAngst": None}, "rlnOriginXAngst stands without rlnOriginYAngst"),
+        (OPTICS, {"rlnDefocusU": None}, "no column rlnDefocusU.*--ctf false"),
+        (OPTICS, {"rlnVoltage": "300000"}, "rlnVoltage is 300000, expected 10 to 3000 kV"),
+        (OPTICS, {"rlnAmplitudeContrast": "7"}, "rlnAmplitudeContrast is 7, expected 0 to 1"),
+        (OPTICS | {"rlnImageDimensionality": ["3"]}, {}, "subtomograms are not supported"),
+        (OPTICS | {"rlnCtfDataAreCtfPremultiplied": ["1"]}, {}, "multiplied by their CTF are not supported"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(star, optics, columns, message):
+    with pytest.raises(InputError, match=message) as refusal:
+        interpret(star(optics, **columns))
+    assert "in.star" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
