@@ -32,7 +32,7 @@ FLOOR = 0.1
 class Sums:
     """What slices add up to in several volumes: real and imaginary part of `sum CTF X`, and `sum CTF²`."""
 
-    cells: Float[Tensor, "volume z y x 3"]
+    cells: Float[Tensor, "volume depth row column 3"]
     box: int  # of the images and maps, pixels
     padding: int  # cells per Fourier pixel
 
@@ -157,7 +157,7 @@ def insert(
 
 
 def extract(
-    grid: Complex[Tensor, "z y x"], rotation: Float[Tensor, "image 3 3"], box: int, padding: int
+    grid: Complex[Tensor, "depth row column"], rotation: Float[Tensor, "image 3 3"], box: int, padding: int
 ) -> Complex[Tensor, "image y half_x"]:
     """Central slices of a grid (`volume_grid`), |k| < box/2 and 0 beyond: the adjoint of `insert`."""
     index, frequency = _disc(box)
@@ -193,7 +193,7 @@ def _padded_rows(box: int, padding: int) -> tuple[Tensor, Tensor, int]:
     return centred + reach, centred % (padding * box), last + 1
 
 
-def volume_grid(voxels: Float[Tensor, "z y x"], padding: int = 2) -> Complex[Tensor, "z y x"]:
+def volume_grid(voxels: Float[Tensor, "z y x"], padding: int = 2) -> Complex[Tensor, "depth row column"]:
     """Padded transform of a map for `extract`, already divided by the gridding function."""
     box = voxels.shape[-1]
     size, reach = padding * box, _reach(box, padding)
@@ -214,21 +214,23 @@ def project_map(
 
 
 @lru_cache(maxsize=1)
-def _radius(box: int, padding: int) -> Float[Tensor, "z y x"]:
+def _radius(box: int, padding: int) -> Float[Tensor, "depth row column"]:
     """Cells from the origin."""
     reach = _reach(box, padding)
     axis = torch.arange(-reach, reach + 1).float()
     return (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis[reach:] ** 2).sqrt()
 
 
-def _mean_at_radius(values: Float[Tensor, "z y x"], radius: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
+def _mean_at_radius(
+    values: Float[Tensor, "depth row column"], radius: Float[Tensor, "depth row column"]
+) -> Float[Tensor, "depth row column"]:
     """Each cell's value replaced by the mean over its shell of one cell's thickness."""
     shells = (radius + 0.5).long().flatten()
     total = torch.bincount(shells, weights=values.flatten())
     return (total / torch.bincount(shells).clamp(min=1)).float()[shells].view_as(values)
 
 
-def _with_mates(cells: Float[Tensor, "z y x 3"]) -> Tensor:
+def _with_mates(cells: Float[Tensor, "depth row column 3"]) -> Tensor:
     """Cells whose plane x = 0 has both of each Friedel pair."""
     cells = cells.clone()
     plane = cells[:, :, 0]
@@ -260,7 +262,7 @@ def divide(sums: Sums, volume: int = 0, snr: Float[Tensor, " ring"] | None = Non
     return _to_map(torch.where(seen, numerator / torch.where(seen, denominator, 1.0), 0), box, padding)
 
 
-def _to_map(grid: Complex[Tensor, "z y x"], box: int, padding: int) -> Float[Tensor, "z y x"]:
+def _to_map(grid: Complex[Tensor, "depth row column"], box: int, padding: int) -> Float[Tensor, "z y x"]:
     """Inverse of `volume_grid`."""
     size = padding * box
     rows, wrapped, columns = _padded_rows(box, padding)

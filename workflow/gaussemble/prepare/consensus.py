@@ -3,6 +3,7 @@
 The poses are taken as they are. A map of the user's may stand in for the reconstruction; it is then held against it.
 """
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -132,6 +133,19 @@ def on_grid(path: Path, store: ImageStore) -> Map:
     return Map(crop_map(given.voxels, store.box), store.pixel_size, (origin[0], origin[1], origin[2]))
 
 
+def frame_origin(store: ImageStore) -> tuple[float, float, float]:
+    """Å, of voxel 0 in the frame of the refinement's maps, whose own voxel 0 is at 0 (RELION's).
+
+    Not 0 where an odd box was cropped: D//2 of the two boxes then differ. The refinement's box is in report.json.
+    """
+    path = store.folder / "report.json"
+    if not path.is_file():
+        return (0.0, 0.0, 0.0)
+    report = json.loads(path.read_text())
+    center = report["image_size"] // 2 * report["image_pixel_size"]
+    return (center - store.box // 2 * store.pixel_size,) * 3
+
+
 def correlation(a: Float[np.ndarray, " voxel"], b: Float[np.ndarray, " voxel"]) -> float:
     """Pearson's; 0 where one of them is flat."""
     a, b = a - a.mean(), b - b.mean()
@@ -171,9 +185,9 @@ def check_map(given: Map, own: Map, path: Path) -> str | None:
     say(f"{path}: {found}")
     if straight < -0.3:
         return f"{path}: contrast inverted: {found}; multiply the map by -1, or set particles.invert"
-    if mirrored > straight + 0.05 and mirrored > 0.5:
+    if mirrored > straight + 0.05 and mirrored > 0.8:
         return f"{path}: the map has the other hand: {found}, that of its mirror image {mirrored:.2f}; mirror the map"
-    if straight < 0.5:
+    if straight < 0.7:
         return f"{path}: the map does not belong to these particles, or their poses are inverted: {found}"
     return None
 
@@ -295,7 +309,8 @@ def consensus(
     sums = sum_slices(store, halves(torch.arange(len(store))), 2, options.padding)
     half1, half2 = divide(sums, 0), divide(sums, 1)
     both = sums.merged([0, 1])
-    own = Map(divide(both, snr=wiener_snr(shell_correlation(half1, half2))), store.pixel_size)
+    filtered = divide(both, snr=wiener_snr(shell_correlation(half1, half2)))
+    own = Map(filtered, store.pixel_size, frame_origin(store))
 
     pair = [coarse(own.with_voxels(half))[within_sphere(store.box)] for half in (half1, half2)]
     reliability = correlation(*pair)

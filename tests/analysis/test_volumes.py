@@ -1,0 +1,213 @@
+"""Volumes: which particles make them, what they show, and that nothing is left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gaussemble.analysis.volumes import Options, nearest_rows, passes, read_states, volumes
+from gaussemble.errors import InputError
+from gaussemble.io.mrc import read_map, write_map
+from gaussemble.io.star import read_star
+from gaussemble.io.store import open_store
+from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model, save_model
+from gaussemble.physics.backprojection import sums_bytes
+from gaussemble.physics.masks import soft_mask
+from gaussemble.physics.projection import mixture_to_map
+from gaussemble.quantities import Map, Mixture
+from made_store import BOX, PIXEL, Made, make_store
+
+COUNT = 1200
+
+
+def amplitude_model(mixture: Mixture) -> DeformableMixture:
+    """A model whose amplitudes answer to the latents at random: enough to see which latent was decoded."""
+    design = Design(
+        gaussians=len(mixture), latent_dim=2, inputs=4, decoder="dense", anchors=4, hidden=8, layers=1, dropout=0.0,
+        position=False, amplitude=True, width=False, length=1.0, field=BOX * PIXEL,
+    )  # fmt: skip
+    model = build_model(design, mixture, torch.ones(len(mixture), dtype=torch.bool), seed=0)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def write_analysis(folder: Path, made: Made, particle: np.ndarray) -> None:
+    """z1 tells whether the domain is there (-1, +1, sd 0.2), z2 says nothing and is very uncertain."""
+    rng = np.random.default_rng(0)
+    absent = made.absent.numpy()
+    z = np.stack(
+        [np.where(absent, -1.0, 1.0) + 0.2 * rng.normal(size=len(absent)), 50 * rng.normal(size=len(absent))], 1
+    )
+    table = pd.DataFrame({"particle": particle, "z1": z[:, 0], "z2": z[:, 1], "sd1": 0.2, "sd2": 50.0, "loss": 0.0})
+    (folder / "heterogeneity").mkdir(parents=True)
+    (folder / "latent" / "trajectories").mkdir(parents=True)
+    shuffled = table.sample(frac=1, random_state=0)  # the order of rows says nothing
+    shuffled.to_csv(folder / "heterogeneity" / "latent.csv", index=False)
+    clusters = pd.DataFrame({"particle": particle, "cluster": np.where(absent, 1, 2)})
+    clusters.loc[np.flatnonzero(absent)[:3], "cluster"] = 3  # very few
+    clusters.to_csv(folder / "latent" / "clusters.csv", index=False)
+    points = {"point": [1, 2], "percentile": [5, 95], "pc1": [-5.0, 5.0], "z1": [-1.0, 1.0], "z2": [0.0, 0.0]}
+    pd.DataFrame(points).to_csv(folder / "latent" / "trajectories" / "pc1.csv", index=False)
+    save_model(folder / "heterogeneity" / "model.pt", amplitude_model(made.mixture))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A store of odd particle numbers (a split), a consensus mask, an analysis, and the volumes made of them."""
+    folder = tmp_path_factory.mktemp("project")
+    made = make_store(folder / "particles", torch.Generator().manual_seed(0), count=COUNT, snr=0.3, first=1, step=2)
+    mask = soft_mask(mixture_to_map(made.mixture, BOX, PIXEL), PIXEL)
+    write_map(folder / "consensus" / "mask.mrc", Map(mask, PIXEL, (1.0, 2.0, 3.0)))
+    write_analysis(folder / "analysis", made, 1 + 2 * np.arange(COUNT))
+    run(folder, folder / "volumes")
+    return folder, made
+
+
+def run(folder: Path, out: Path, **options) -> None:
+    volumes(
+        particles=folder / "particles",
+        consensus=folder / "consensus",
+        analysis=folder / "analysis",
+        out=out,
+        options=Options(**options),
+    )
+
+
+def domain(density: Map) -> float:
+    """Density at x = 35, y = 7, z = -1 Å, inside the domain that some particles lack, over that of the body."""
+    at = [round(value / PIXEL) + BOX // 2 for value in (-1, 7, 35)]
+    body = [round(value / PIXEL) + BOX // 2 for value in (0, 0, 0)]
+    return float(density.voxels[tuple(at)] / density.voxels[tuple(body)])
+
+
+def test_every_state_has_every_file(project):
+    folder, _ = project
+    names = {path.name for path in (folder / "volumes").iterdir()}
+    assert names == {"cluster_1", "cluster_2", "cluster_3", "trajectory_pc1_1", "trajectory_pc1_2"}
+    for name in names:
+        files = {path.name for path in (folder / "volumes" / name).iterdir()}
+        assert files == {"map.mrc", "half1.mrc", "half2.mrc", "decoded.mrc", "fsc.csv", "particles.star"}
+
+
+@pytest.mark.parametrize("kind", ["cluster_{}", "trajectory_pc1_{}"])
+def test_maps_show_the_domain_where_its_particles_are(project, kind):
+    folder, made = project
+    expected = domain(Map(mixture_to_map(made.mixture, BOX, PIXEL), PIXEL))
+    without, with_it = (read_map(folder / "volumes" / kind.format(k) / "map.mrc") for k in (1, 2))
+    assert abs(domain(without)) < 0.15 * expected
+    assert domain(with_it) == pytest.approx(expected, rel=0.2)
+    assert with_it.origin == (1, 2, 3)
+    assert with_it.pixel_size == pytest.approx(PIXEL)
+
+
+def test_map_has_the_absolute_scale(project):
+    folder, made = project
+    found = read_map(folder / "volumes" / "cluster_2" / "map.mrc").voxels.flatten()
+    truth = mixture_to_map(made.mixture, BOX, PIXEL).flatten()
+    assert (found @ truth / (truth @ truth)).item() == pytest.approx(1, abs=0.04)
+
+
+def test_star_is_a_row_filter_with_all_columns(project):
+    """Text of the input, in the input's order."""
+    folder, made = project
+    whole, subset = (
+        read_star(path) for path in (folder / "particles/particles.star", folder / "volumes/cluster_2/particles.star")
+    )
+    expected = whole.particles[~made.absent.numpy()].reset_index(drop=True)
+    pd.testing.assert_frame_equal(subset.particles, expected)
+    assert subset.optics is not None
+
+
+def test_trajectory_takes_the_nearest_at_most_a_third(project):
+    """Nearest in units of the posterior: z2, fifty times as wide and as uncertain, must not decide."""
+    folder, made = project
+    star = read_star(folder / "volumes" / "trajectory_pc1_1" / "particles.star")
+    assert len(star) == COUNT // 3
+    chosen = star.particles["rlnMicrographName"].str.extract(r"(\d+)")[0].astype(int)
+    assert made.absent[torch.tensor(chosen.to_numpy())].float().mean() > 0.9
+    run(folder, folder / "fewer", nearest=50)
+    assert len(read_star(folder / "fewer" / "trajectory_pc1_1" / "particles.star")) == 50
+
+
+def test_nearest_rows():
+    z = np.array([[0.0, 0], [1, 0], [0, 3], [-0.5, 0], [9, 9]])
+    assert nearest_rows(z, np.zeros(2), 3).tolist() == [0, 1, 3]
+
+
+def test_decoded_is_the_models_map_of_that_latent(project):
+    folder, made = project
+    mixture = amplitude_model(made.mixture).decode(torch.tensor([[1.0, 0.0]]))
+    single = Mixture(mixture.center[0], mixture.amplitude[0], mixture.width[0])
+    found = read_map(folder / "volumes" / "trajectory_pc1_2" / "decoded.mrc").voxels
+    assert torch.allclose(found, mixture_to_map(single, BOX, PIXEL), atol=1e-4)
+    other = read_map(folder / "volumes" / "trajectory_pc1_1" / "decoded.mrc").voxels
+    assert not torch.allclose(found, other, rtol=0.1)
+
+
+def test_cluster_is_decoded_at_one_of_its_particles(project):
+    folder, made = project
+    states = read_states(folder / "analysis", open_store(folder / "particles"), Options())
+    table = pd.read_csv(folder / "analysis" / "heterogeneity" / "latent.csv").set_index("particle")
+    for state, lacking in zip(states[:2], (True, False), strict=True):
+        match = table[(table["z1"] - float(state.latent[0])).abs() < 1e-9]
+        row = (int(match.index[0]) - 1) // 2
+        assert bool(made.absent[row]) is lacking
+        assert abs(abs(float(state.latent[0])) - 1) < 0.1  # near the mean
+
+
+def test_few_particles_are_said_and_give_numbers(project, capsys):
+    folder, _ = project
+    run(folder, folder / "again")
+    assert "cluster_3 has only 3 particle" in capsys.readouterr().err
+    table = pd.read_csv(folder / "again" / "cluster_3" / "fsc.csv")
+    assert table[["fsc", "fsc_masked"]].notna().all().all()
+    assert torch.isfinite(read_map(folder / "again" / "cluster_3" / "map.mrc").voxels).all()
+
+
+def test_a_single_particle_gives_numbers(project, tmp_path):
+    folder, _ = project
+    for part in ("particles", "consensus"):
+        (tmp_path / part).symlink_to(folder / part)
+    (tmp_path / "analysis" / "latent").mkdir(parents=True)
+    (tmp_path / "analysis" / "heterogeneity").symlink_to(folder / "analysis" / "heterogeneity")
+    (tmp_path / "analysis" / "latent" / "clusters.csv").write_text("particle,cluster\n7,1\n")
+    run(tmp_path, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "cluster_1" / "fsc.csv")
+    assert (table["fsc"] == 0).all()
+    assert torch.isfinite(read_map(tmp_path / "out" / "cluster_1" / "map.mrc").voxels).all()
+
+
+def test_less_memory_means_more_passes_and_the_same_maps(project):
+    folder, _ = project
+    states = read_states(folder / "analysis", open_store(folder / "particles"), Options())
+    small = 2.5 * 2 * sums_bytes(BOX, 2) / 1e9
+    assert [len(group) for group in passes(states, BOX, Options(memory=small))] == [2, 2, 1]
+    run(folder, folder / "small", memory=small)
+    for name in ("cluster_2", "trajectory_pc1_2"):
+        one, other = (read_map(folder / out / name / "map.mrc").voxels for out in ("volumes", "small"))
+        assert torch.allclose(one, other, atol=1e-4 * float(one.abs().max()))
+
+
+def test_states_that_are_no_more_are_removed(project, tmp_path):
+    folder, _ = project
+    for name in ("cluster_9", "trajectory_pc4_1", "cluster_mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "map.mrc").touch()
+    run(folder, tmp_path, nearest=20)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left >= {"cluster_mine", "cluster_1"}
+    assert not left & {"cluster_9", "trajectory_pc4_1"}
+
+
+def test_particles_of_another_split_are_refused(project, tmp_path):
+    folder, made = project
+    for part in ("particles", "consensus"):
+        (tmp_path / part).symlink_to(folder / part)
+    write_analysis(tmp_path / "analysis", made, 2 * np.arange(COUNT))  # the even ones
+    with pytest.raises(InputError, match=r"particle \d+ is not in .*; both must come from the same split"):
+        run(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
