@@ -68,7 +68,8 @@ def test_cropping_keeps_scale_and_place(size, box):
         return torch.exp(-(x**2 + y**2) / (2 * width**2))
 
     stored, _ = prepared(gaussian(size, 1.0)[None], box, Options(**AS_IS))
-    # the transform falls to exp(-pi² 2 width² / 4 (box / size)²) = 2e-3 at the new edge, the image to 1e-2 at the old one
+    # at the new Nyquist the Gaussian's transform is down to 2e-3, at the box's edge the Gaussian itself to 1e-2;
+    # half a pixel off would be 0.2
     assert (stored[0] - gaussian(box, size / box)).abs().max() < 0.02
 
 
@@ -121,7 +122,7 @@ def test_the_halves_of_the_refinement_may_be_kept(make):
     options = {"columns": subset, "halves": "random_subset", **AS_IS}
     assert open_store(make(split="even", **options)).particles.particle.tolist() == [1, 2, 5, 8]
     assert open_store(make(split="odd", **options)).particles.particle.tolist() == [0, 3, 4, 6, 7]
-    with pytest.raises(InputError, match="row 3 .*rlnRandomSubset is 0, expected 1 or 2"):
+    with pytest.raises(InputError, match=r"row 3 .*rlnRandomSubset is 0, expected 1 or 2"):
         make(split="even", halves="random_subset", columns={"rlnRandomSubset": [1, 2, 1, 0, 1, 2, 1, 2, 1]})
     with pytest.raises(InputError, match="no column rlnRandomSubset; use --halves rows"):
         make(split="even", halves="random_subset")
