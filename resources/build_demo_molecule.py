@@ -38,11 +38,13 @@ class Fold:
 
     phi: float
     psi: float
+    omega: float
     names: str
 
 
-HELIX = Fold(-57.8, -47.0, "LEKALRELVKKAEEIMQKAAEQL")
-STRAND = Fold(-125.0, 130.0, "VTIKVEYRVTFQIHVS")
+# 1.50 Å a residue and 2.96 Å from O to the N four residues on
+HELIX = Fold(-63.0, -42.0, 178.0, "LEKALRELVKKAEEIMQKAAEQL")
+STRAND = Fold(-125.0, 130.0, 180.0, "VTIKVEYRVTFQIHVS")
 LOOP_NAMES = "GDSNGTKPEDGSAN"
 
 
@@ -94,7 +96,7 @@ def grow_backbone(fold: Fold, residues: int) -> np.ndarray:
         next_n = place_atom(n, ca, c, C_N, CA_C_N, fold.psi)
         oxygen = place_atom(n, ca, c, C_O, CA_C_O, fold.psi + 180.0)
         backbone.append([n, ca, c, oxygen])
-        next_ca = place_atom(ca, c, next_n, N_CA, C_N_CA, 180.0)
+        next_ca = place_atom(ca, c, next_n, N_CA, C_N_CA, fold.omega)
         next_c = place_atom(c, next_n, next_ca, CA_C, np.rad2deg(TAU), fold.phi)
         n, ca, c = next_n, next_ca, next_c
     return np.array(backbone)

@@ -195,7 +195,7 @@ def oracle_scores(
     accuracy = None if known_occupancy else float(balanced_accuracy_score(occupied, posterior.occupied > 0.5))
     return swing_recovery(swing, posterior.swing) | {
         "occupancy_linear_probe": accuracy,
-        "swing_deviation": float(posterior.deviation.mean()),
+        "swing_deviation": float(np.sqrt(np.mean(posterior.deviation**2))),
         "scale": posterior.scale,
     }
 
@@ -307,7 +307,7 @@ def match_scores(
 ) -> list[dict[str, Any]]:
     """Whether matched classes of the even and odd half hold the same states."""
     table = read_csv(matches, ["cluster_even", "cluster_odd"]).dropna(subset=["cluster_even", "cluster_odd"])
-    even, odd = (class_table(known, half)[list(COLUMNS)].to_dict("index") for half in halves)
+    even, odd = (class_table(known, half)[list(COLUMNS)].T.to_dict() for half in halves)
     span = float(np.ptp(known["swing"].to_numpy()))
     scores = []
     for first, second in table[["cluster_even", "cluster_odd"]].astype(int).itertuples(index=False):
