@@ -38,6 +38,7 @@ STAGES: dict[str, tuple[str, str]] = {
     "truth": ("gaussemble.analysis.truth", "score an analysis of simulated particles against their truth"),
     "figure": ("gaussemble.report.figures", "draw one figure, with the table behind it"),
     "report": ("gaussemble.report.report", "write the page that holds all figures and numbers"),
+    "summary": ("gaussemble.report.summary", "print where the report is and what was found"),
     "provenance": ("gaussemble.provenance", "write down the config, versions and inputs of a run"),
     "schema": ("gaussemble.config", "write the JSON schema of the config"),
     "reference": ("gaussemble.config", "write the reference of every option"),

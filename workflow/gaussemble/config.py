@@ -14,9 +14,12 @@ from gaussemble.analysis import agreement, latent, models, truth, volumes
 from gaussemble.fit import heterogeneity, neutral, seeds
 from gaussemble.io.files import written
 from gaussemble.prepare import consensus, particles, simulate
+from gaussemble.report import figures, report
 
 NAME = "^[A-Za-z0-9][A-Za-z0-9_-]*$"
-STAGE_FOLDERS = ["particles", "consensus", "seeds", "neutral"]
+ANALYSIS_NAMES: dict[str, Any] = {  # an analysis has a folder beside those of the stages
+    "propertyNames": {"pattern": NAME, "not": {"enum": ["particles", "consensus", "seeds", "neutral"]}}
+}
 
 
 class Simulate(simulate.Options):
@@ -86,6 +89,14 @@ class Truth(truth.Options):
     """Comparison with the truth; used where the particles are simulated."""
 
 
+class Figure(figures.Options):
+    """How figures are drawn."""
+
+
+class Report(report.Options):
+    """The page."""
+
+
 class Analysis(BaseModel):
     """One study of the data set's heterogeneity."""
 
@@ -110,10 +121,12 @@ class Config(BaseModel):
     consensus: Consensus = Field(default_factory=Consensus)
     seeds: Seeds = Field(default_factory=Seeds)
     neutral: Neutral = Field(default_factory=Neutral)
+    figure: Figure = Field(default_factory=Figure)
+    report: Report = Field(default_factory=Report)
     analyses: dict[str, Analysis] = Field(
         min_length=1,
         description="One or more heterogeneity studies, each under a name of your own.",
-        json_schema_extra={"propertyNames": {"pattern": NAME, "not": {"enum": STAGE_FOLDERS}}},
+        json_schema_extra=ANALYSIS_NAMES,
     )
 
 
@@ -158,7 +171,7 @@ def plain(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
 
 def optional(schema: dict[str, Any], kind: dict[str, Any]) -> dict[str, Any]:
     """The schema of `X | None`: a section is left out rather than null; a value may be null."""
-    own = {key: schema[key] for key in ("description", "default") if key in schema}
+    own = {key: schema[key] for key in ("description", "default", "format") if key in schema}
     if kind.get("type") == "object":
         return kind | {key: value for key, value in own.items() if value is not None}
     if "enum" in kind or "const" in kind:

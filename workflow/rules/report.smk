@@ -26,19 +26,19 @@ rule figure:
         mem_mb=4000,
         runtime=30,
     params:
+        options=flags("figure"),
         code=digest("gaussemble.report.figures"),
     shell:
         "python -m gaussemble figure {wildcards.figure}"
         " --results results/{wildcards.dataset} --analysis {wildcards.analysis}"
         " --out results/{wildcards.dataset}/figures/{wildcards.analysis}"
-        " 2>&1 | tee {log:q} >&2"
+        " {params.options} 2>&1 | tee {log:q} >&2"
 
 
 rule provenance:
     """Write down the config after defaults, the versions, the seeds and the inputs' checksums."""
     input:
-        particles="results/{dataset}/full/particles/report.json",
-        files=[path for _, path, kind in paths() if kind == "file"],
+        files=sorted({path for _, path, kind in paths() if kind == "file"}),
     output:
         "results/{dataset}/provenance.json",
     log:
@@ -82,7 +82,8 @@ rule report:
         mem_mb=4000,
         runtime=30,
     params:
+        options=flags("report"),
         code=digest("gaussemble.report.report"),
     shell:
         "python -m gaussemble report --results results/{wildcards.dataset} --out {output:q}"
-        " 2>&1 | tee {log:q} >&2"
+        " {params.options} 2>&1 | tee {log:q} >&2"

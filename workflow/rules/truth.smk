@@ -1,6 +1,7 @@
 """How much of a simulated motion an analysis found, and how much the best possible estimate would find.
 
-REQUIRES  results/{dataset}/simulated/, results/{dataset}/full/
+REQUIRES  results/{dataset}/simulated/; results/{dataset}/full/  particles/ consensus/ {analysis}/;
+          results/{dataset}/agreement/{analysis}/ and the halves' classes that it matched
 PROVIDES  results/{dataset}/truth/{analysis}.json
 """
 
@@ -10,11 +11,14 @@ rule truth:
     input:
         truth="results/{dataset}/simulated/truth.csv",
         states="results/{dataset}/simulated/states.npz",
+        images="results/{dataset}/full/particles/images.npy",
         table="results/{dataset}/full/particles/particles.npz",
         noise="results/{dataset}/full/consensus/noise.csv",
-        embedding="results/{dataset}/full/{analysis}/latent/embedding.csv",
+        mask="results/{dataset}/full/consensus/mask.mrc",
+        latent="results/{dataset}/full/{analysis}/heterogeneity/latent.csv",
         clusters="results/{dataset}/full/{analysis}/latent/clusters.csv",
         volumes="results/{dataset}/full/{analysis}/volumes",
+        matches="results/{dataset}/agreement/{analysis}/matches.csv",
     output:
         truth="results/{dataset}/truth/{analysis}.json",
     log:
@@ -31,9 +35,12 @@ rule truth:
         options=flags("truth"),
         code=digest("gaussemble.analysis.truth"),
     shell:
-        "python -m gaussemble truth"
-        " --simulated results/{wildcards.dataset}/simulated"
-        " --split results/{wildcards.dataset}/full"
+        "python -m gaussemble truth --truth {input.truth:q} --states {input.states:q}"
+        " --particles results/{wildcards.dataset}/full/particles"
+        " --consensus results/{wildcards.dataset}/full/consensus"
         " --analysis results/{wildcards.dataset}/full/{wildcards.analysis}"
+        " --agreement results/{wildcards.dataset}/agreement/{wildcards.analysis}"
+        " --even results/{wildcards.dataset}/even/{wildcards.analysis}"
+        " --odd results/{wildcards.dataset}/odd/{wildcards.analysis}"
         " --out {output.truth:q}"
         " {params.options} 2>&1 | tee {log:q} >&2"

@@ -1,0 +1,89 @@
+"""What is generated from the option classes is up to date, and the lists of packages say the same."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from gaussemble import config
+from gaussemble.provenance import fingerprint, provenance, seeds
+
+ROOT = Path(__file__).resolve().parents[1]
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text"), [("config/schema.json", config.schema_text), ("docs/config.md", config.reference_text)]
+)
+def test_generated_file_is_what_the_classes_say(file, text):
+    assert (ROOT / file).read_text() == text(), f"{file} is behind the option classes: run `make generated` and commit"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("config/**/*.yaml")), ids=lambda path: path.name)
+def test_configs_that_ship_are_right(path):
+    values = yaml.safe_load(path.read_text())
+    jsonschema.validate(values, json.loads(config.schema_text()))
+    config.Config.model_validate(values)
+
+
+def test_schema_has_a_sentence_for_every_option():
+    def undescribed(schema: dict, place: str) -> list[str]:
+        missing = [] if "description" in schema or not place else [place]
+        for name, each in schema.get("properties", {}).items():
+            missing += undescribed(each, f"{place}.{name}")
+        return missing
+
+    schema = json.loads(config.schema_text())
+    analysis = schema["properties"]["analyses"]["additionalProperties"]
+    assert undescribed(schema, "") + undescribed(analysis, "") == []
+
+
+def test_an_analysis_is_not_called_like_a_stage():
+    schema = json.loads(config.schema_text())
+    for name, right in {"domains": True, "neutral": False, "a/b": False, "": False}.items():
+        assert jsonschema.Draft202012Validator(schema).is_valid({"dataset": "x", "analyses": {name: {}}}) is right
+
+
+def requirements() -> set[str]:
+    """The packages that .venv is made for."""
+    lines = (ROOT / "envs/requirements.txt").read_text().splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def constraints() -> dict[str, str]:
+    """The pinned version of every package."""
+    lines = [line for line in (ROOT / "envs/constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    return {name.lower().replace("_", "-"): version for name, version in pins.items()}
+
+
+def test_environments_hold_the_same_packages_and_versions():
+    dependencies = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    assert dependencies <= requirements()
+    assert requirements() <= set(constraints())
+    conda = yaml.safe_load((ROOT / "envs/gaussemble.yaml").read_text())["dependencies"]
+    pinned = {f"{CONDA_NAMES.get(name, name)}={constraints()[name]}" for name in dependencies}
+    assert set(conda) == pinned | {"python=3.11"}
+
+
+def test_constraints_hold_no_local_version_and_no_address():
+    assert not any("+" in version or "@" in version for version in constraints().values())
+    assert constraints()["torch"] == "2.13.0"
+
+
+def test_provenance_holds_config_seeds_and_checksums(tmp_path):
+    model = tmp_path / "model.cif"
+    model.write_bytes(b"abc")
+    values = {"dataset": "x", "neutral": {"seed": 3}, "analyses": {"a": {"latent": {"seed": 5}}}}
+    provenance(out=tmp_path / "provenance.json", config=json.dumps(values), inputs=[model])
+    record = json.loads((tmp_path / "provenance.json").read_text())
+    assert record["config"] == values
+    assert record["seeds"] == seeds(values) == {"neutral.seed": 3, "analyses.a.latent.seed": 5}
+    assert record["inputs"] == [fingerprint(model)]
+    # FIPS 180-2, appendix B.1
+    assert record["inputs"][0]["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert record["inputs"][0]["bytes"] == 3
+    assert record["packages"]["torch"].startswith("2.13.0")

@@ -1,0 +1,250 @@
+"""The workflow as a user meets it: dry runs, mistakes in the config, what reruns after a change."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+SPLIT_RULES = ["particles", "consensus", "seeds", "neutral", "heterogeneity", "latent", "volumes"]
+COPIED = ["Snakefile", "config", "envs", "profiles", "resources", "workflow"]
+
+
+def snakemake(
+    *arguments: str | Path, root: Path = ROOT, cwd: Path = ROOT, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Call snakemake on a checkout."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", root / "Snakefile", *arguments]
+    return subprocess.run(list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def planned(config: dict, folder: Path, *arguments: str, root: Path = ROOT) -> list[dict[str, str]]:
+    """The jobs of a dry run in a folder: each with rule, input, output, wildcards, reason as the run prints them."""
+    done = snakemake("-n", *arguments, "--cores", "2", "--configfile", saved(config, folder), root=root, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    blocks = re.split(r"^(?:local)?rule (\w+):\n", done.stdout + done.stderr, flags=re.MULTILINE)
+    jobs = []
+    for rule, text in zip(blocks[1::2], blocks[2::2], strict=True):
+        fields = re.findall(r"^    (\w+): (.*)$", text, flags=re.MULTILINE)
+        jobs.append({"rule": rule, **dict(fields)})
+    return [job for job in jobs if job["rule"] != "all"]
+
+
+def saved(config: dict, folder: Path) -> Path:
+    """A config as a file."""
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def files(job: dict[str, str], field: str) -> list[str]:
+    """The input or output files of a job."""
+    return [name for name in job.get(field, "").split(", ") if name]
+
+
+def changed(config: dict, **sections: dict) -> dict:
+    """The demo's config with other sections."""
+    return {key: value for key, value in (config | sections).items() if value is not None}
+
+
+@pytest.fixture(scope="module")
+def demo_jobs(tmp_path_factory) -> list[dict[str, str]]:
+    """The demo's jobs, planned in a folder that is not the checkout."""
+    return planned(DEMO, tmp_path_factory.mktemp("elsewhere"))
+
+
+def test_every_stage_runs_once_for_each_split(demo_jobs):
+    count = Counter(job["rule"] for job in demo_jobs)
+    assert {rule: count[rule] for rule in SPLIT_RULES} == dict.fromkeys(SPLIT_RULES, 3)
+    assert {rule: count[rule] for rule in ["simulate", "models", "agreement", "truth", "report", "provenance"]} == {
+        "simulate": 1, "models": 1, "agreement": 1, "truth": 1, "report": 1, "provenance": 1,
+    }  # fmt: skip
+
+
+def test_halves_share_nothing_but_the_input(demo_jobs):
+    for job in demo_jobs:
+        for half, others in {"even": ("full", "odd"), "odd": ("full", "even")}.items():
+            if f"split={half}" in job.get("wildcards", ""):
+                shared = [name for name in files(job, "input") if any(f"/{other}/" in name for other in others)]
+                assert not shared, f"{job['rule']} of {half} reads {shared}"
+
+
+def test_every_rule_says_what_it_needs_and_keeps_a_log_and_a_benchmark(demo_jobs):
+    for job in demo_jobs:
+        assert {"log", "benchmark"} <= set(job), job["rule"]
+        assert all(word in job["resources"] for word in ("mem_mb=", "runtime=")), job["rule"]
+    trained = [job for job in demo_jobs if job["rule"] in ("neutral", "heterogeneity")]
+    assert all("gpu=1" in job["resources"] for job in trained)
+
+
+def test_every_figure_is_a_target_of_its_own(tmp_path):
+    jobs = planned(DEMO, tmp_path, "results/demo/figures/domains/latent_pca.svg")
+    assert Counter(job["rule"] for job in jobs)["figure"] == 1
+    assert "volumes" not in {job["rule"] for job in jobs}
+    assert all("split=full" in job["wildcards"] for job in jobs if "split=" in job.get("wildcards", ""))
+
+
+def test_without_a_model_and_a_simulation_their_stages_are_left_out(tmp_path):
+    (tmp_path / "run data.star").touch()
+    (tmp_path / "map.mrc").touch()
+    config = changed(DEMO, simulate=None, seeds=None, particles={"star": "run data.star"}, consensus={"map": "map.mrc"})
+    jobs = planned(config, tmp_path)
+    assert not {"simulate", "models", "truth"} & {job["rule"] for job in jobs}
+    drawn = {Path(name).stem for job in jobs if job["rule"] == "figure" for name in files(job, "output")}
+    assert "latent_pca" in drawn
+    assert not {"displacement", "truth_recovery"} & drawn
+    uses_map = [job["wildcards"] for job in jobs if job["rule"] == "consensus" and "map.mrc" in files(job, "input")]
+    assert uses_map == ["dataset=demo, split=full"], "a user's map is made from both halves"
+
+
+def test_slurm_profile_plans_the_same_jobs(tmp_path, demo_jobs):
+    jobs = planned(DEMO, tmp_path, "--profile", str(ROOT / "slurm"))
+    assert Counter(job["rule"] for job in jobs) == Counter(job["rule"] for job in demo_jobs)
+
+
+LATENT = "analyses.domains.latent"
+MISTAKES = {
+    "misspelt key": ({"neutral": {"resolutoin": 8}}, ["neutral.resolutoin", "did you mean resolution?"]),
+    "misspelt section": ({"neutrl": {}}, ["neutrl", "did you mean neutral?"]),
+    "misspelt option of an analysis": (
+        {"analyses": {"domains": {"latent": {"cluster": 3}}}},
+        [f"{LATENT}.cluster", "did you mean clusters?"],
+    ),
+    "wrong type": ({"neutral": {"resolution": "8 A"}}, ["neutral.resolution", "'8 A'", "number"]),
+    "number that YAML reads as text": ({"neutral": {"resolution": "1e1"}}, ["neutral.resolution", "1.0e-3"]),
+    "wrong choice": (
+        {"analyses": {"domains": {"latent": {"method": "kmean"}}}},
+        [f"{LATENT}.method", "'kmean'", "did you mean kmeans?"],
+    ),
+    "number out of range": ({"analyses": {"domains": {"latent": {"points": 1}}}}, [f"{LATENT}.points", "minimum of 2"]),
+    "empty section": ({"particles": None, "neutral": "nothing"}, ["neutral", "'nothing'", "section"]),
+    "name of a stage": ({"analyses": {"neutral": {}}}, ["analyses", "'neutral'", "stage"]),
+    "name with a slash": ({"dataset": "a/b"}, ["dataset", "'a/b'", "letters"]),
+    "no analysis": ({"analyses": {}}, ["analyses"]),
+    "missing file": ({"seeds": {"model": "nowhere/model.cif"}}, ["seeds.model", "no such file", "nowhere/model.cif"]),
+    "missing folder": ({"particles": {"datadir": "nowhere"}}, ["particles.datadir", "no such folder", "nowhere"]),
+    "folder in the place of a file": ({"seeds": {"model": "."}}, ["seeds.model", "no such file"]),
+    "no particles": ({"simulate": None}, ["particles.star", "simulate"]),
+}
+
+
+@pytest.mark.parametrize(("sections", "words"), MISTAKES.values(), ids=list(MISTAKES))
+def test_a_mistake_in_the_config_is_one_line_before_anything_runs(tmp_path, sections, words):
+    path = saved(changed(DEMO, **sections), tmp_path)
+    start = time.monotonic()
+    done = snakemake("-n", "--configfile", path, cwd=tmp_path)
+    seconds = time.monotonic() - start
+    lines = [line for line in done.stderr.splitlines() if "profile" not in line]
+    assert done.returncode == 1
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("config.yaml: ")
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not (tmp_path / "results").exists()
+    assert seconds < 8, "two seconds on a machine that does nothing else; four times that on one shared by tests"
+
+
+# In the place of the command line: a stage's outputs are copied from where the test put empty ones.
+PRETENDER = """
+import os, shutil, sys
+from pathlib import Path
+out = Path(sys.argv[sys.argv.index("--out") + 1])
+made = Path(os.environ["MADE"]) / out
+if sys.argv[1] == "figure":
+    for path in made.glob(sys.argv[2] + ".*"):
+        shutil.copy(path, out)
+elif made.is_dir():
+    shutil.copytree(made, out, dirs_exist_ok=True)
+else:
+    shutil.copy(made, out)
+print("pretended", sys.argv[1], file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, Path]:
+    """A copy of the checkout, and a folder in which its demo ran with stages that only pretend to work."""
+    root, folder, made = (tmp_path_factory.mktemp(name) for name in ("checkout", "run", "made"))
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, root / name)
+    (root / "workflow/gaussemble/__main__.py").write_text(PRETENDER)
+    for name in (name for job in planned(DEMO, folder, root=root) for name in files(job, "output")):
+        path = made / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch() if path.suffix else path.mkdir(exist_ok=True)
+    environment = {**os.environ, "MADE": str(made)}
+    done = snakemake("--cores", "4", "--configfile", folder / "config.yaml", root=root, cwd=folder, env=environment)
+    assert done.returncode == 0, done.stderr
+    return root, folder
+
+
+def rerun(finished: tuple[Path, Path], config: dict = DEMO) -> set[str]:
+    """The rules that would run again."""
+    root, folder = finished
+    return {job["rule"] for job in planned(config, folder, root=root)}
+
+
+def test_what_a_stage_says_is_in_its_log(finished):
+    assert (finished[1] / "results/demo/logs/odd/consensus.txt").read_text() == "pretended consensus\n"
+
+
+def test_nothing_reruns_without_a_change(finished):
+    assert rerun(finished) == set()
+
+
+def test_a_changed_option_reruns_its_stage_and_what_depends_on_it(finished):
+    config = changed(DEMO, analyses={"domains": {"latent": {"clusters": 3}}})
+    assert rerun(finished, config) == {
+        "latent", "volumes", "models", "agreement", "truth", "figure", "provenance", "report",
+    }  # fmt: skip
+
+
+def test_changed_code_reruns_the_stages_that_import_it_and_a_comment_none(finished):
+    path = finished[0] / "workflow/gaussemble/analysis/agreement.py"
+    text = path.read_text()
+    path.write_text("# A comment.\n" + text.replace('"""', '"""Another docstring. ', 1))
+    assert rerun(finished) == set()
+    path.write_text(text + "\nCHANGED = 1\n")
+    assert rerun(finished) == {"agreement", "figure", "report"}
+    path.write_text(text)
+
+
+def test_code_of_a_lower_layer_reruns_whatever_reaches_it(finished):
+    path = finished[0] / "workflow/gaussemble/model/networks.py"
+    text = path.read_text()
+    path.write_text(text + "\nCHANGED = 1\n")
+    again = rerun(finished)
+    path.write_text(text)
+    assert "heterogeneity" in again
+    assert not {"simulate", "particles", "seeds"} & again
+
+
+def test_a_failed_stage_fails_the_run_and_shows_why(finished):
+    root, folder = finished
+    target = "results/demo/full/seeds/seeds.npz"
+    done = snakemake(
+        target, "--forcerun", "seeds", "--cores", "1", "--configfile", folder / "config.yaml", root=root, cwd=folder
+    )  # without MADE the pretender fails
+    assert done.returncode == 1
+    assert "KeyError: 'MADE'" in done.stderr
+    assert "KeyError: 'MADE'" in (folder / "results/demo/logs/full/seeds.txt").read_text()
+    assert not (folder / target).exists()
+
+
+def test_lint_and_format():
+    done = snakemake("--lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+    command = [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow/rules"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
