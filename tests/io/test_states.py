@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from gaussemble.errors import InputError
 from gaussemble.io.states import States, read_states, write_states
 from gaussemble.quantities import Mixture

@@ -311,20 +311,14 @@ def match_scores(
     span = float(np.ptp(known["swing"].to_numpy()))
     scores = []
     for first, second in table[["cluster_even", "cluster_odd"]].astype(int).itertuples(index=False):
-        swings = float(even["swing"][first]), float(odd["swing"][second])
-        shares = float(even["occupied"][first]), float(odd["occupied"][second])
-        same = abs(swings[0] - swings[1]) <= options.swing_tolerance * span
-        same &= abs(shares[0] - shares[1]) <= options.occupied_tolerance
-        names = (
-            "cluster_even",
-            "cluster_odd",
-            "swing_even",
-            "swing_odd",
-            "occupied_even",
-            "occupied_odd",
-            "same_states",
+        score: dict[str, Any] = {"cluster_even": first, "cluster_odd": second}
+        for column in COLUMNS:
+            score |= {f"{column}_even": even[first][column], f"{column}_odd": odd[second][column]}
+        score["same_states"] = bool(
+            abs(score["swing_even"] - score["swing_odd"]) <= options.swing_tolerance * span
+            and abs(score["occupied_even"] - score["occupied_odd"]) <= options.occupied_tolerance
         )
-        scores.append(dict(zip(names, (first, second, *swings, *shares, bool(same)), strict=True)))
+        scores.append(score)
     return scores
 
 
