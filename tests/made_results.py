@@ -1,0 +1,195 @@
+"""A small tree of results as the stages write it, made from formulas: what figures and the page are tried on.
+
+The molecule is a body and a hand: the hand swings with the first latent and is absent in some of the particles.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from gaussemble.analysis import agreement, latent
+from gaussemble.io.files import write_csv, write_json
+from gaussemble.io.mixtures import write_mixture
+from gaussemble.io.mrc import write_map
+from gaussemble.model.heterogeneity import Design, build_model, save_model
+from gaussemble.physics.projection import mixture_to_map
+from gaussemble.quantities import Map, Mixture
+
+BOX, PIXEL, GAUSSIANS, SPLITS = 32, 4.0, 60, ("full", "even", "odd")
+FRAME = Map(torch.zeros(BOX, BOX, BOX), PIXEL, (10.0, 20.0, 30.0))
+
+
+def molecule(swing: float = 0.0, occupied: float = 1.0) -> Mixture:
+    """40 Gaussians of body and 20 of a hand that turns by `swing` degrees about z."""
+    generator = torch.Generator().manual_seed(1)
+    body = torch.randn(40, 3, generator=generator) * torch.tensor([16.0, 10.0, 12.0])
+    hand = torch.randn(20, 3, generator=generator) * 5 + torch.tensor([0.0, 34.0, 4.0])
+    angle = torch.deg2rad(torch.tensor(swing))
+    turn = torch.tensor([[angle.cos(), -angle.sin(), 0], [angle.sin(), angle.cos(), 0], [0, 0, 1]])
+    amplitude = torch.cat([torch.ones(40), torch.full((20,), occupied)])
+    return Mixture(torch.cat([body, hand @ turn.T]), 30 * amplitude, torch.full((GAUSSIANS,), 4.0))
+
+
+def density(mixture: Mixture, noise: float, seed: int) -> Map:
+    generator = torch.Generator().manual_seed(seed)
+    voxels = mixture_to_map(mixture, BOX, PIXEL)
+    return FRAME.with_voxels(voxels + noise * voxels.std() * torch.randn(voxels.shape, generator=generator))
+
+
+def fsc_table(falls_at: float, seed: int = 0) -> pd.DataFrame:
+    """A half-map FSC that is 0.5 at `falls_at` Å."""
+    frequency = np.arange(BOX // 2 + 1) / (BOX * PIXEL)
+    wiggle = 0.02 * np.random.default_rng(seed).normal(size=len(frequency))
+    masked = 1 / (1 + np.exp((frequency - 1 / falls_at) * 120)) + wiggle
+    with np.errstate(divide="ignore"):
+        resolution = 1 / frequency
+    plain = masked * np.exp(-frequency * 5)
+    columns = {"ring": np.arange(len(frequency)), "frequency": frequency, "resolution": resolution}
+    return pd.DataFrame(columns | {"fsc": plain, "fsc_masked": masked})
+
+
+def make_split(results: Path, split: str, particles: int, umap: bool) -> None:
+    """Everything of one split."""
+    seed = SPLITS.index(split)
+    folder, analysis = results / split, results / split / "main"
+    numbers = np.arange(particles) if split == "full" else np.arange(seed - 1, particles, 2)
+    report = {"star": "run_data.star", "split": split, "particles": len(numbers), "particles_in_file": particles}
+    report |= {"box": BOX, "pixel_size": PIXEL, "optics_groups": 2, "assumed": [], "left_out": []}
+    write_json(folder / "particles" / "report.json", report)
+
+    consensus = density(molecule(), 0.3, seed)
+    blurred = mixture_to_map(
+        Mixture(molecule().center, molecule().amplitude, torch.full((GAUSSIANS,), 9.0)), BOX, PIXEL
+    )
+    mask = (blurred / (0.04 * blurred.max())).clamp(0, 1) ** 4
+    write_map(folder / "consensus" / "map.mrc", consensus)
+    write_map(folder / "consensus" / "mask.mrc", FRAME.with_voxels(mask))
+    write_csv(folder / "consensus" / "fsc.csv", fsc_table(10 + seed, seed))
+    frequency = np.arange(BOX // 2 + 1) / (BOX * PIXEL)
+    noise = [
+        {"optics_group": group, "ring": ring, "frequency": k, "power": 900 * (1 + group) * np.exp(-8 * k)}
+        for group in (0, 1)
+        for ring, k in enumerate(frequency)
+    ]
+    write_csv(folder / "consensus" / "noise.csv", pd.DataFrame(noise))
+    write_mixture(folder / "neutral" / "mixture.npz", molecule(), FRAME)
+    write_csv(folder / "neutral" / "fsc.csv", fsc_table(9.5, 9))
+    make_analysis(analysis, numbers, particles, seed, umap)
+
+
+def make_analysis(folder: Path, numbers: np.ndarray, particles: int, seed: int, umap: bool) -> None:
+    """Latents by a formula, the true stage `latent`, maps of its clusters and points."""
+    truth, rng = made_truth(particles).set_index("particle").loc[numbers], np.random.default_rng(seed)
+    z = np.stack([truth["swing"] / 20, 3 * truth["occupied"], np.zeros(len(truth))], axis=1)
+    z = z + rng.normal(size=z.shape) * [0.3, 0.5, 0.2]
+    table = pd.DataFrame(z, columns=["z1", "z2", "z3"]).assign(sd1=0.3, sd2=0.5, sd3=0.2, loss=1.0, held_out=0)
+    table.insert(0, "particle", numbers)
+    write_csv(folder / "heterogeneity" / "latent.csv", table)
+    epoch = np.arange(1, 13)
+    history = {"epoch": epoch, "loss": 100 - 3 * (1 - np.exp(-epoch / 3)) + 0.1 * seed}
+    history |= {"held_out_loss": history["loss"] + 0.1, "learning_rate": 1e-3, "seconds": 2.0}
+    write_csv(folder / "heterogeneity" / "history.csv", pd.DataFrame(history))
+    save_model(folder / "heterogeneity" / "model.pt", made_model())
+    options = latent.Options(umap=umap, points=3)
+    latent.latent(latent=folder / "heterogeneity" / "latent.csv", out=folder / "latent", options=options)
+
+    clusters = pd.read_csv(folder / "latent" / "clusters.csv")["cluster"].to_numpy()
+    for number in range(1, 5):
+        chosen = truth[clusters == number]
+        mixture = molecule(float(chosen["swing"].mean()), float(chosen["occupied"].mean()))
+        make_volume(folder / "volumes" / f"cluster_{number}", mixture, 10 * seed + number)
+    for name in ("pc1", "pc2"):
+        points = pd.read_csv(folder / "latent" / "trajectories" / f"{name}.csv")
+        for number, (z1, z2) in enumerate(points[["z1", "z2"]].to_numpy(), start=1):
+            mixture = molecule(20 * float(z1), float(np.clip(z2 / 3, 0, 1)))
+            make_volume(folder / "volumes" / f"trajectory_{name}_{number}", mixture, number)
+    residue = np.arange(1, 121)
+    moved = [
+        pd.DataFrame({"trajectory": name, "chain": chain, "residue": residue, "name": "ALA"}).assign(
+            displacement=size * (1 + np.sin(residue / 15)) * (2 if chain == "B" else 0.3)
+        )
+        for name, size in (("pc1", 4.0), ("pc2", 1.0))
+        for chain in "AB"
+    ]
+    write_csv(folder / "models" / "displacement.csv", pd.concat(moved))
+
+
+def make_volume(folder: Path, mixture: Mixture, seed: int) -> None:
+    """One state's maps and FSC."""
+    write_map(folder / "map.mrc", density(mixture, 0.35, seed))
+    write_map(folder / "decoded.mrc", density(mixture, 0.0, seed))
+    write_csv(folder / "fsc.csv", fsc_table(12 + seed % 4, seed))
+
+
+def made_model():
+    """A model in which the first latent turns the hand; random otherwise."""
+    design = Design(
+        gaussians=GAUSSIANS, latent_dim=3, inputs=8, decoder="dense", anchors=0, hidden=16, layers=2, dropout=0.0,
+        position=True, amplitude=True, width=False, length=8.0, field=BOX * PIXEL,
+    )  # fmt: skip
+    varies = torch.arange(GAUSSIANS) >= 40
+    model = build_model(design, molecule(), varies, seed=0)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4))
+    return model
+
+
+def made_truth(particles: int) -> pd.DataFrame:
+    rng = np.random.default_rng(5)
+    swing = rng.uniform(-40, 40, particles)
+    return pd.DataFrame(
+        {"particle": np.arange(particles), "swing": swing, "occupied": rng.random(particles) < 0.6}
+    ).astype({"occupied": int})
+
+
+def made_scores() -> dict:
+    clusters = [
+        {"cluster": k, "particles": 100.0 * k, "swing": 10.0 * k - 25, "swing_deviation": 8.0, "occupied": k / 4}
+        | {"resolution_0.5": 12.0, "resolution_0.143": 9.0, "fsc": [1.0] * 17}
+        for k in (1, 2, 3, 4)
+    ]
+    return {
+        "particles": 600,
+        "analysis": {
+            "swing_r2": 0.912, "swing_error": 6.1, "occupancy_linear_probe": 0.973, "occupancy_clusters": 0.961,
+        },
+        "oracle": {"swing_r2": 0.951, "swing_error": 4.0, "occupancy_linear_probe": 0.991, "scale": 1.0},
+        "clusters": clusters,
+        "matches": [{"cluster_even": 1, "cluster_odd": 1, "same_states": True}],
+    }  # fmt: skip
+
+
+def make_results(results: Path, particles: int = 600, umap: bool = False) -> Path:
+    """A whole tree below results/{dataset}, with one analysis, `main`."""
+    write_csv(results / "simulated" / "truth.csv", made_truth(particles))
+    for split in SPLITS:
+        make_split(results, split, particles, umap)
+    write_json(results / "truth" / "main.json", made_scores())
+    agreement.agreement(
+        even=results / "even" / "main",
+        odd=results / "odd" / "main",
+        out=results / "agreement" / "main",
+        options=agreement.Options(),
+    )
+    provenance = {
+        "gaussemble": "0.1.0",
+        "written": "2026-01-01T00:00:00+00:00",
+        "python": "3.11.7",
+        "platform": "Linux",
+        "packages": {"torch": "2.13.0", "snakemake": None},
+        "seeds": {"analyses.main.latent.seed": 0},
+        "inputs": [
+            {"path": "run_data.star", "bytes": 1000, "modified": "2026-01-01T00:00:00+00:00", "sha256": "ab" * 32}
+        ],
+        "config": {
+            "dataset": results.name,
+            "seeds": {"model": "model.cif"},
+            "simulate": {"snr": 0.05},
+            "analyses": {"main": {"latent": {"clusters": 4, "umap": umap}}},
+        },
+    }
+    write_json(results / "provenance.json", provenance)
+    return results

@@ -1,0 +1,116 @@
+"""The page: whole, in one file, with the numbers of the results."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from gaussemble.errors import InputError
+from gaussemble.report.captions import CAPTIONS
+from gaussemble.report.names import FIGURES
+from gaussemble.report.report import Options, flat, report, units_kept
+from made_results import make_results
+
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360000002000001"
+    "e221bc330000000049454e44ae426082"
+)
+
+
+class Reader(HTMLParser):
+    """Tags and the text of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    results = make_results(tmp_path_factory.mktemp("results") / "tiny", particles=300)
+    for name in FIGURES:
+        path = results / "figures" / "main" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(PIXEL)
+    return results
+
+
+def read_page(results: Path, **options) -> Reader:
+    report(results=results, out=results / "report.html", options=Options(**options))
+    reader = Reader()
+    reader.feed((results / "report.html").read_text())
+    return reader
+
+
+def test_nothing_outside_the_page_is_referred_to(results):
+    read_page(results)
+    text = (results / "report.html").read_text()
+    assert "http" not in text
+    assert "<script" not in text
+    assert "<link" not in text
+    assert not re.search(r"url\(|@import", text)
+
+
+def test_all_figures_are_in_with_caption_and_pixels(results):
+    images = [attributes for tag, attributes in read_page(results).tags if tag == "img"]
+    assert len(images) == len(FIGURES)
+    assert {each["alt"] for each in images} == {caption for _, caption in CAPTIONS.values()}
+    assert all(each["src"].startswith("data:image/png;base64,iVBOR") for each in images)
+
+
+def test_inner_links_lead_somewhere(results):
+    tags = read_page(results).tags
+    targets = {"#" + attributes["id"] for _, attributes in tags if "id" in attributes}
+    links = {attributes["href"] for tag, attributes in tags if tag == "a"}
+    assert links
+    assert links <= targets
+
+
+def test_the_numbers_are_those_of_the_results(results):
+    text = read_page(results, title="A title & more").text
+    verdict = json.loads((results / "agreement" / "main" / "verdict.json").read_text())
+    assert units_kept(verdict["summary"]) in text
+    assert verdict["caution"] in text
+    assert all(each["reason"] in text for each in verdict["clusters"])
+    assert "A title & more" in text
+    assert "analyses.main.latent.clusters" in text
+    assert "0.912" in text  # the R² of the swing
+    assert "the best possible is 0.951" in text
+    assert "abababababababab" in text
+
+
+def test_what_a_run_does_not_have_is_named(results):
+    for name in ("displacement", "truth_latent", "truth_recovery"):
+        (results / "figures" / "main" / f"{name}.png").rename(results / f"{name}.png")
+    (results / "truth" / "main.json").rename(results / "main.json")
+    try:
+        reader = read_page(results)
+        assert "Motion of the residues (it needs an atomic model)" in reader.text
+        assert "Against the truth" not in reader.text
+    finally:
+        (results / "main.json").rename(results / "truth" / "main.json")
+        for name in ("displacement", "truth_latent", "truth_recovery"):
+            (results / f"{name}.png").rename(results / "figures" / "main" / f"{name}.png")
+
+
+def test_a_missing_figure_is_no_silent_gap(results):
+    path = results / "figures" / "main" / "latent_pca.png"
+    path.unlink()
+    try:
+        with pytest.raises(InputError, match="latent_pca"):
+            read_page(results)
+    finally:
+        path.write_bytes(PIXEL)
+
+
+def test_settings_are_flattened_to_dotted_keys():
+    assert flat({"a": {"b": None, "c": {"d": 1}}, "e": True}) == [["a.b", "none"], ["a.c.d", "1"], ["e", "True"]]

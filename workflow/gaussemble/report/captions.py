@@ -1,0 +1,94 @@
+"""What the page says of each figure: a title and one sentence in plain words."""
+
+CAPTIONS: dict[str, tuple[str, str]] = {
+    "consensus_fsc": (
+        "Resolution of the consensus",
+        "How far two independent halves of the particles give the same average map; below 0.143 it is mostly noise.",
+    ),
+    "consensus_slices": (
+        "The consensus map",
+        "Central slices of the average map of all particles, with the outline of the mask used for comparisons.",
+    ),
+    "noise_spectrum": (
+        "Noise",
+        "The power of the noise in the particle images at each spatial frequency, which weighs the fit.",
+    ),
+    "neutral_fsc": (
+        "How well the Gaussians draw the consensus",
+        "Agreement of the map drawn by the Gaussians with the consensus map; finer detail than that they cannot hold.",
+    ),
+    "neutral_mixture": (
+        "The Gaussians",
+        "The centres of the Gaussians that stand for the molecule, over two projections of the consensus map.",
+    ),
+    "training_history": (
+        "Training",
+        "The mismatch of model and particles during training; a dashed line that turns up would mean overfitting.",
+    ),
+    "latent_pca": (
+        "Where the particles lie",
+        "Each particle's latent coordinates on the two axes along which particles differ most surely; left, how many "
+        "there are and the trajectories, right, the clusters.",
+    ),
+    "latent_umap": (
+        "UMAP picture",
+        "A two-dimensional picture of all latent axes that keeps neighbours together; its distances mean little.",
+    ),
+    "cluster_sizes": (
+        "Cluster sizes",
+        "The share of the particles in each cluster; bars show three standard errors of counting.",
+    ),
+    "cluster_slices": (
+        "The clusters' maps",
+        "Each cluster's reconstruction seen from two sides, and what it has more (orange) or less (violet) than the "
+        "consensus.",
+    ),
+    "cluster_fsc": (
+        "Resolution of the clusters",
+        "How far two halves of each cluster's particles give the same map.",
+    ),
+    "trajectory_slices": (
+        "Along the trajectories",
+        "Maps from one end of each principal component to the other, reconstructed from the particles nearest to each "
+        "point and, below, as decoded by the network; the percentage is the share of particles before that point.",
+    ),
+    "motion_quiver": (
+        "Motion of the Gaussians",
+        "Arrows lead from where each Gaussian is at the start of a trajectory to where it is at the end; a ring marks "
+        "one whose density grows (red) or fades (black).",
+    ),
+    "displacement": (
+        "Motion of the residues",
+        "How far each residue of the atomic model moves between the ends of each trajectory.",
+    ),
+    "agreement_fsc": (
+        "Even against odd: resolution",
+        "How far matched classes of the two halves give the same map (solid), and agree in what sets them apart from "
+        "the other classes (dashed), which is the stricter test.",
+    ),
+    "agreement_matrix": (
+        "Even against odd: which class is which",
+        "Every class of the even half compared with every class of the odd half; matched pairs are framed.",
+    ),
+    "truth_latent": (
+        "The truth in the latent space",
+        "The same particles in the colours of how they were simulated.",
+    ),
+    "truth_recovery": (
+        "How much of the truth was found",
+        "Scores of this analysis beside the best that any method could reach with these images, which follows from "
+        "comparing each particle with the true structures.",
+    ),
+}
+
+CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (
+        "states",
+        "States",
+        ("latent_pca", "latent_umap", "cluster_sizes", "cluster_slices", "cluster_fsc"),
+    ),
+    ("motions", "Motions", ("trajectory_slices", "motion_quiver", "displacement")),
+    ("agreement", "Even against odd", ("agreement_matrix", "agreement_fsc")),
+    ("truth", "Against the truth", ("truth_recovery", "truth_latent")),
+    ("training", "Training", ("training_history",)),
+)

@@ -1,0 +1,245 @@
+"""Figures of maps and of the mixture: slices, projections, motion. The first named axis runs right, the other up."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+
+from gaussemble.report.results import (
+    Density,
+    Window,
+    binned,
+    cluster_count,
+    extent,
+    pixels,
+    projection,
+    read_density,
+    trajectories,
+    window,
+    window_of_points,
+)
+from gaussemble.report.style import (
+    DENSITY,
+    INK,
+    ORDERED,
+    PALE,
+    SIGNED,
+    Drawing,
+    blank,
+    cluster_colors,
+    new_figure,
+    scale_bar,
+)
+
+VIEWS = {"z": 0, "y": 1, "x": 2}  # the axis that a view looks along, and its place in an array
+PLANES = {"z": (0, 1), "y": (0, 2), "x": (1, 2)}  # what runs to the right and up, as places in (x, y, z)
+
+
+def show(axes: Axes, image: np.ndarray, limits: tuple[float, float], edges: tuple, cmap: str = DENSITY):
+    """An image in Å, in fixed limits of grey or colour."""
+    blank(axes)
+    return axes.imshow(
+        image, cmap=cmap, vmin=limits[0], vmax=limits[1], origin="lower", extent=edges, interpolation="bilinear"
+    )
+
+
+def grey_limits(images: list[np.ndarray]) -> tuple[float, float]:
+    """From the background's level to what hardly any pixel exceeds, for all images alike."""
+    values = np.concatenate([image.ravel() for image in images])
+    return float(np.percentile(values, 5)), float(np.percentile(values, 99.7))
+
+
+def consensus_slices(results: Path, analysis: str) -> Drawing:
+    """Central slices of the consensus map, with the mask's outline."""
+    density = read_density(results / "full" / "consensus" / "map.mrc")
+    mask = read_density(results / "full" / "consensus" / "mask.mrc").voxels
+    shown, middle = window(mask, margin=4), density.voxels.shape[-1] // 2
+    inside = slice(shown.start, shown.stop)
+    slices = {
+        name: binned(density.voxels.take(middle, axis)[inside, inside], shown.step) for name, axis in VIEWS.items()
+    }
+    outline = {name: binned(mask.take(middle, axis)[inside, inside], shown.step) for name, axis in VIEWS.items()}
+    figure = new_figure(7.6, 2.9)
+    edges, limits = extent(density, shown), grey_limits(list(slices.values()))
+    for axes, (name, image) in zip(figure.subplots(1, 3), slices.items(), strict=True):
+        show(axes, image, limits, edges)
+        axes.contour(outline[name], levels=[0.5], colors=[cluster_colors(1)[0]], linewidths=1, extent=edges)
+        axes.set_title(f"{'xyz'[PLANES[name][0]]}–{'xyz'[PLANES[name][1]]} plane")
+        scale_bar(axes, edges[1] - edges[0])
+    return Drawing(figure, pixels({f"{name} = 0": image for name, image in slices.items()}))
+
+
+def neutral_mixture(results: Path, analysis: str) -> Drawing:
+    """The Gaussians' centres over projections of the consensus map."""
+    density = read_density(results / "full" / "consensus" / "map.mrc")
+    with np.load(results / "full" / "neutral" / "mixture.npz", allow_pickle=False) as data:
+        table = pd.DataFrame(data["center"] - data["box_center"], columns=["x", "y", "z"])
+        table["amplitude"], table["width"] = data["amplitude"], data["width"]
+    shown = window_of_points(table[["x", "y", "z"]].to_numpy(), density)
+    figure = new_figure(7.6, 4.0)
+    for axes, name in zip(figure.subplots(1, 2), ("z", "y"), strict=True):
+        background(axes, density, name, shown)
+        across, up = (table.iloc[:, place] for place in PLANES[name])
+        size = 16 * np.clip(table["amplitude"] / table["amplitude"].median(), 0.1, 4)
+        axes.scatter(across, up, s=size, facecolor="none", edgecolor=cluster_colors(1)[0], linewidth=0.8)
+        axes.set_title(f"{len(table):,} Gaussians, seen along {name}" if name == "z" else f"seen along {name}")
+        scale_bar(axes, np.ptp(axes.get_xlim()))
+    return Drawing(figure, table)
+
+
+def background(axes: Axes, density: Density, view: str, shown: Window) -> None:
+    """A pale projection of the map, to draw upon."""
+    image = projection(density.voxels, VIEWS[view], shown)
+    low, high = grey_limits([image])
+    show(axes, image, (low, high + 0.8 * (high - low)), extent(density, shown))
+
+
+def cluster_slices(results: Path, analysis: str) -> Drawing:
+    """Each cluster's map and its difference from the consensus, both seen along z and along x."""
+    folder = results / "full" / analysis
+    consensus = read_density(results / "full" / "consensus" / "map.mrc")
+    mask = read_density(results / "full" / "consensus" / "mask.mrc").voxels
+    shown = window(mask)
+    count = cluster_count(folder)
+    panels: dict[str, np.ndarray] = {}
+    for number in range(1, count + 1):
+        voxels = read_density(folder / "volumes" / f"cluster_{number}" / "map.mrc").voxels
+        for view in ("z", "x"):
+            panels[f"cluster {number}, along {view}"] = projection(voxels * mask, VIEWS[view], shown)
+            difference = projection((voxels - consensus.voxels) * mask, VIEWS[view], shown)
+            panels[f"cluster {number} minus consensus, along {view}"] = difference
+    figure = new_figure(max(4.0, 0.5 + 1.7 * count), 7.6)
+    grid = figure.subplots(4, count, squeeze=False)
+    edges = extent(consensus, shown)
+    grey = grey_limits([image for name, image in panels.items() if "minus" not in name])
+    most = max(float(np.percentile(np.abs(image), 99.7)) for name, image in panels.items() if "minus" in name)
+    for number in range(1, count + 1):
+        column = grid[:, number - 1]
+        for row, view in ((0, "z"), (2, "x")):
+            show(column[row], panels[f"cluster {number}, along {view}"], grey, edges)
+            difference = panels[f"cluster {number} minus consensus, along {view}"]
+            show(column[row + 1], difference, (-most, most), edges, SIGNED)
+        column[0].set_title(
+            f"cluster {number}", color=cluster_colors(count)[number - 1], fontweight="bold", loc="center"
+        )
+    for axes, label in zip(grid[:, 0], ("seen along z", "difference", "seen along x", "difference"), strict=True):
+        axes.set_ylabel(label)
+    scale_bar(grid[0, 0], edges[1] - edges[0])
+    colors = ScalarMappable(Normalize(-most, most), SIGNED)
+    bar = figure.colorbar(colors, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02)
+    bar.set_ticks([-most, 0, most], labels=["less", "as consensus", "more"])
+    return Drawing(figure, pixels(panels))
+
+
+def telling_view(first: np.ndarray, last: np.ndarray, shown: Window) -> str:
+    """The axis along which two maps look most different."""
+    change = {view: projection(last - first, axis, shown).std() for view, axis in VIEWS.items()}
+    return max(change, key=lambda view: change[view])
+
+
+def trajectory_slices(results: Path, analysis: str) -> Drawing:
+    """Points of each trajectory: reconstructed from the nearest particles, and decoded by the network."""
+    folder = results / "full" / analysis
+    mask = read_density(results / "full" / "consensus" / "mask.mrc")
+    shown, edges = window(mask.voxels), extent(mask, window(mask.voxels))
+    paths = trajectories(folder)
+    most = max(len(points) for points in paths.values())
+    figure = new_figure(max(4.0, 0.6 + 1.45 * most), 0.3 + 3.2 * len(paths))
+    grid = figure.subplots(2 * len(paths), most, squeeze=False)
+    panels: dict[str, np.ndarray] = {}
+    for row, (name, points) in enumerate(paths.items()):
+        places = [folder / "volumes" / f"trajectory_{name}_{number}" for number in points["point"]]
+        ends = [read_density(places[end] / "decoded.mrc").voxels for end in (0, -1)]
+        view = telling_view(ends[0], ends[1], shown)
+        for line, (file, label) in enumerate((("map", "reconstructed"), ("decoded", "decoded"))):
+            images = [projection(read_density(place / f"{file}.mrc").voxels, VIEWS[view], shown) for place in places]
+            for number, axes in enumerate(grid[2 * row + line]):
+                if number >= len(images):
+                    axes.set_visible(False)
+                    continue
+                show(axes, images[number], grey_limits(images), edges)
+                panels[f"{name} {number + 1}, {label}, along {view}"] = images[number]
+                if line == 0:
+                    axes.set_title(f"{points['percentile'].iloc[number]:.0f} %", loc="center", color=PALE)
+            grid[2 * row + line, 0].set_ylabel(f"{name} along {view}\n{label}")
+    scale_bar(grid[0, 0], edges[1] - edges[0])
+    return Drawing(figure, pixels(panels))
+
+
+def motion_table(folder: Path) -> pd.DataFrame:
+    """What each Gaussian does between the ends of each trajectory, by the decoder.
+
+    trajectory, gaussian, x, y, z (Å, first point), dx, dy, dz (Å), amplitude_first, amplitude_last.
+    """
+    import torch  # here, because only this figure needs the network
+
+    from gaussemble.model.heterogeneity import load_model
+
+    model = load_model(folder / "heterogeneity" / "model.pt")
+    parts = []
+    for name, points in trajectories(folder).items():
+        latent = points[[f"z{axis + 1}" for axis in range(model.latent_dim)]].to_numpy(dtype=np.float32)
+        with torch.no_grad():
+            mixture = model.decode(torch.tensor(latent[[0, -1]]))
+        center, amplitude = mixture.center.numpy(), mixture.amplitude.numpy()
+        part = pd.DataFrame({"trajectory": name, "gaussian": np.arange(center.shape[1])})
+        part[["x", "y", "z"]], part[["dx", "dy", "dz"]] = center[0], center[1] - center[0]
+        part["amplitude_first"], part["amplitude_last"] = amplitude
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def motion_quiver(results: Path, analysis: str) -> Drawing:
+    """Arrows from where each Gaussian is at the first point of a trajectory to where it is at the last."""
+    density = read_density(results / "full" / "consensus" / "map.mrc")
+    table = motion_table(results / "full" / analysis)
+    first, move = table[["x", "y", "z"]].to_numpy(), table[["dx", "dy", "dz"]].to_numpy()
+    length = np.linalg.norm(move, axis=1)
+    shown = window_of_points(np.concatenate([first, first + move]), density)
+    width = extent(density, shown)[1] * 2
+    stretch = arrow_stretch(float(length.max()), width)
+    paths = list(dict.fromkeys(table["trajectory"]))
+    figure = new_figure(7.6, 0.3 + 3.9 * len(paths))
+    for row, name in zip(figure.subplots(len(paths), 2, squeeze=False), paths, strict=True):
+        chosen = (table["trajectory"] == name).to_numpy()
+        for axes, view in zip(row, ("z", "y"), strict=True):
+            background(axes, density, view, shown)
+            arrows(axes, first[chosen], stretch * move[chosen], length[chosen], view, float(length.max()))
+            amplitude_rings(axes, pd.DataFrame(table[chosen]), view)
+        moved = f"up to {length[chosen].max():.1f} Å"
+        row[0].set_title(f"{name}: {moved}" + (f", arrows {stretch:g} times as long" if stretch > 1 else ""))
+        row[1].set_title("seen along y")
+        scale_bar(row[0], width)
+    colors = ScalarMappable(Normalize(0, float(length.max())), ORDERED)
+    figure.colorbar(colors, ax=figure.axes, shrink=0.5, label="motion (Å)")
+    return Drawing(figure, table)
+
+
+def arrow_stretch(longest: float, width: float) -> float:
+    """How many times longer arrows are drawn, so that the longest is no less than a tenth of the picture."""
+    wanted = 0.1 * width / max(longest, 1e-6)
+    return float(max((step for step in (1, 2, 5, 10, 20, 50) if step <= wanted), default=1))
+
+
+def arrows(axes: Axes, first: np.ndarray, move: np.ndarray, length: np.ndarray, view: str, most: float) -> None:
+    """Arrows of what moves at all, coloured by how far it really moves."""
+    across, up = PLANES[view]
+    seen = length > 0.1 * most
+    order = np.argsort(length[seen])  # the longest on top
+    place, way = first[seen][order], move[seen][order]
+    axes.quiver(
+        place[:, across], place[:, up], way[:, across], way[:, up], length[seen][order], cmap=ORDERED,
+        clim=(0, most), angles="xy", scale_units="xy", scale=1, width=0.006, headwidth=3.5, headlength=4,
+    )  # fmt: skip
+
+
+def amplitude_rings(axes: Axes, table: pd.DataFrame, view: str) -> None:
+    """Rings round Gaussians whose amplitude changes by more than a quarter of the median amplitude."""
+    across, up = ("xyz"[place] for place in PLANES[view])
+    change = (table["amplitude_last"] - table["amplitude_first"]) / table["amplitude_first"].abs().median()
+    for sign, color in ((1, cluster_colors(5)[4]), (-1, INK)):
+        part = table[sign * change > 0.25]
+        axes.scatter(part[across], part[up], s=22, facecolor="none", edgecolor=color, linewidth=0.8)

@@ -1,0 +1,251 @@
+"""The page: report.html holds all figures, tables and numbers of a run and refers to nothing outside itself."""
+
+import base64
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from pydantic import Field
+
+from gaussemble.errors import InputError
+from gaussemble.io.files import read_csv, written
+from gaussemble.options import StageOptions
+from gaussemble.progress import say
+from gaussemble.report.captions import CAPTIONS, CHAPTERS
+from gaussemble.report.names import DATASET_FIGURES, FIGURES
+from gaussemble.report.page import STYLE, TEMPLATE
+from gaussemble.report.results import crossing, read_json
+
+OPTIONAL_STAGES = {"models": "an atomic model", "simulate": "simulated particles", "truth": "simulated particles"}
+SCREEN_SHARE = 0.6  # of a figure's pixels, as CSS pixels: figures are drawn for screens of twice the density
+
+
+class Options(StageOptions):
+    """Options of the stage `report`."""
+
+    title: str | None = Field(default=None, description="Title of the page; none: the data set's name.")
+
+
+def report(*, results: Path, out: Path, options: Options) -> None:
+    """Write the page of a data set: `results` is its folder results/{dataset}, with figures/ and provenance.json."""
+    provenance = read_json(results / "provenance.json")
+    names = list(provenance["config"]["analyses"])
+    absent: dict[str, str] = {}
+    analyses = [analysis_part(results, name, absent) for name in names]
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(TEMPLATE)
+    text = page.render(
+        title=options.title or f"{results.resolve().name}: heterogeneity report",
+        style=STYLE,
+        analyses=[each | {"summary": units_kept(each["summary"])} for each in analyses],
+        caution=analyses[0]["caution"],
+        numbers=dataset_numbers(results, names),
+        consensus=figures_of(results, names[0], DATASET_FIGURES, absent),
+        provenance=provenance_part(provenance),
+        absent=[f"{title} ({reason})" for title, reason in absent.items()],
+    )
+    with written(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    say(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    for analysis in analyses:
+        say(f"report: {analysis['name']}: {analysis['summary']}")
+
+
+# ---- figures
+
+
+def figures_of(results: Path, analysis: str, names: tuple[str, ...], absent: dict[str, str]) -> list[dict[str, Any]]:
+    """Some figures with their captions and pixels; those of stages that this run does not have go to `absent`."""
+    found = []
+    for name in names:
+        path = results / "figures" / analysis / f"{name}.png"
+        title, caption = CAPTIONS[name]
+        if path.is_file():
+            pixels = path.read_bytes()
+            source = "data:image/png;base64," + base64.b64encode(pixels).decode("ascii")
+            width = round(SCREEN_SHARE * struct.unpack(">I", pixels[16:20])[0])
+            found.append(
+                {"id": f"{analysis}-{name}", "title": title, "caption": caption, "source": source, "width": width}
+            )
+            continue
+        missing = [OPTIONAL_STAGES[stage] for stage in FIGURES[name] if stage in OPTIONAL_STAGES]
+        if not missing:
+            raise InputError(f"{path}: no such figure; draw it with `gaussemble figure {name}`")
+        absent[title] = f"it needs {missing[0]}"
+    return found
+
+
+# ---- one analysis
+
+
+def analysis_part(results: Path, name: str, absent: dict[str, str]) -> dict[str, Any]:
+    """Summary and chapters of one analysis."""
+    verdict = read_json(results / "agreement" / name / "verdict.json")
+    chapters = []
+    for key, title, names in CHAPTERS:
+        figures = figures_of(results, name, names, absent)
+        lines, tables = chapter_text(results, name, key, verdict)
+        if figures or tables:
+            chapter = {"id": f"{name}-{key}", "title": title, "lines": lines, "tables": tables, "figures": figures}
+            chapters.append(chapter)
+    return {"name": name, "summary": verdict["summary"], "caution": verdict["caution"], "chapters": chapters}
+
+
+def chapter_text(results: Path, name: str, chapter: str, verdict: dict[str, Any]) -> tuple[list[str], list[dict]]:
+    """The sentences and tables of a chapter."""
+    if chapter == "states":
+        return [], [cluster_table(results / "full" / name)]
+    if chapter == "agreement":
+        return agreement_lines(verdict), [match_table(verdict)]
+    path = results / "truth" / f"{name}.json"
+    if chapter == "truth" and path.is_file():
+        scores = read_json(path)
+        return truth_lines(scores), [truth_table(scores)]
+    return [], []
+
+
+def table(columns: list[str], rows: list[list[Any]], numbers: str = "", title: str = "") -> dict[str, Any]:
+    """A table for the template; `numbers` has an n for each column of numbers, r for one of reasons."""
+    styles = {"n": "number", "r": "reason"}
+    marks = numbers.ljust(len(columns))
+    heads = [{"label": label, "style": styles.get(mark, "")} for label, mark in zip(columns, marks, strict=True)]
+    return {"columns": heads, "rows": rows, "title": title}
+
+
+def cluster_table(folder: Path) -> dict[str, Any]:
+    """Size and resolution of each cluster."""
+    counts = read_csv(folder / "latent" / "clusters.csv", ["cluster"])["cluster"].value_counts().sort_index()
+    rows = []
+    for number, count in counts.items():
+        fsc = read_csv(folder / "volumes" / f"cluster_{number}" / "fsc.csv", ["frequency", "fsc_masked"])
+        limits = [f"{crossing(fsc['frequency'], fsc['fsc_masked'], at):.1f}" for at in (0.143, 0.5)]
+        share = count / counts.sum()
+        rows.append([number, f"{count:,}", percent(share, np.sqrt(share * (1 - share) / counts.sum())), *limits])
+    return table(["cluster", "particles", "share", "Å at FSC 0.143", "Å at FSC 0.5"], rows, "nnnnn")
+
+
+def match_table(verdict: dict[str, Any]) -> dict[str, Any]:
+    """The verdict on each pair of classes, with its reason."""
+    columns = ["even", "odd", "verdict", "reason", "even share", "odd share", "maps", "differences", "Å at FSC 0.5"]
+    rows = []
+    for match in verdict["clusters"]:
+        shares = [percent(*pair) for pair in zip(match["fractions"], match["fraction_errors"], strict=True)]
+        numbers = [f"{match[key]:.2f}" for key in ("correlation", "difference_correlation")]
+        words = [match["verdict"], match["reason"]]
+        rows.append([match["even"], match["odd"], *words, *shares, *numbers, f"{match['resolution']:.1f}"])
+    return table(columns, rows, "nn rnnnnn")
+
+
+def agreement_lines(verdict: dict[str, Any]) -> list[str]:
+    """How the halves were compared, in words."""
+    lines = [
+        f"Class maps of the even and the odd half were compared inside the mask to {verdict['resolution']:.1f} Å and "
+        "matched one to one by what sets each class apart from the mean of its half's classes. Unrelated noise hardly "
+        f"ever correlates by more than {verdict['chance']:.2f}."
+    ]
+    if not verdict["matching_by_maps_agrees"]:
+        lines.append("Matching by the whole maps would pair the classes otherwise.")
+    for half, numbers in verdict["unmatched"].items():
+        if numbers:
+            lines.append(f"Without a partner in the {half} half: class {', '.join(map(str, numbers))}.")
+    return lines
+
+
+def truth_lines(scores: dict[str, Any]) -> list[str]:
+    """The scores in a sentence each."""
+    ours, best, lines = scores["analysis"], scores["oracle"], []
+    if ours["swing_r2"] is not None:
+        lines.append(
+            f"The swing is read from the latents with R² {ours['swing_r2']:.3f} (error {ours['swing_error']:.1f}°); "
+            f"the best possible is {best['swing_r2']:.3f} ({best['swing_error']:.1f}°)."
+        )
+    if ours["occupancy_linear_probe"] is not None:
+        lines.append(
+            f"Presence or absence is told rightly for {ours['occupancy_linear_probe']:.1%} of the particles from the "
+            f"latents, {ours['occupancy_clusters']:.1%} from the clusters (balanced accuracy); the best possible is "
+            f"{best['occupancy_linear_probe']:.1%}."
+        )
+    same = [match["same_states"] for match in scores.get("matches", [])]
+    if same:
+        lines.append(f"{sum(same)} of {len(same)} matched even and odd classes hold the same true states.")
+    return lines
+
+
+def truth_table(scores: dict[str, Any]) -> dict[str, Any]:
+    """What each cluster truly holds, and how far its map is right."""
+    columns = ["cluster", "true swing", "occupied", "true map to, Å (FSC 0.5)"]
+    rows = [
+        [
+            int(each["cluster"]),
+            f"{each['swing']:+.1f} ± {each['swing_deviation']:.1f}°",
+            f"{each['occupied']:.0%}",
+            f"{each['resolution_0.5']:.1f}",
+        ]
+        for each in scores["clusters"]
+    ]
+    return table(columns, rows, "nnnn")
+
+
+# ---- the data set and how it was made
+
+
+def dataset_numbers(results: Path, analyses: list[str]) -> list[dict[str, str]]:
+    """The few numbers at the top of the page."""
+    particles = read_json(results / "full" / "particles" / "report.json")
+    fsc = read_csv(results / "full" / "consensus" / "fsc.csv", ["frequency", "fsc_masked"])
+    with np.load(results / "full" / "neutral" / "mixture.npz", allow_pickle=False) as data:
+        gaussians = len(data["amplitude"])
+    numbers = {
+        "particles": f"{particles['particles']:,}",
+        "box and pixel": f"{particles['box']} × {particles['pixel_size']:.3g} Å",
+        "consensus resolution": f"{crossing(fsc['frequency'], fsc['fsc_masked'], 0.143):.1f} Å",
+        "Gaussians": f"{gaussians:,}",
+    }
+    if particles["left_out"]:
+        numbers["particles left out"] = f"{len(particles['left_out']):,}"
+    for name in analyses:
+        clusters = read_json(results / "agreement" / name / "verdict.json")["clusters"]
+        good = sum(each["verdict"] == "reproduced" for each in clusters)
+        label = "classes reproduced" if len(analyses) == 1 else f"{name}: classes reproduced"
+        numbers[label] = f"{good} of {len(clusters)}"
+    return [{"label": label, "value": value} for label, value in numbers.items()]
+
+
+def provenance_part(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Config, versions and inputs as tables."""
+    inputs = [
+        [each["path"], f"{each['bytes']:,}", each["modified"], each["sha256"][:16]] for each in provenance["inputs"]
+    ]
+    versions = {"python": provenance["python"], "platform": provenance["platform"]} | provenance["packages"]
+    return {
+        "sentence": f"Made with Gaussemble {provenance['gaussemble']}, {provenance['written']}. The file "
+        "provenance.json beside this page holds the same for programs.",
+        "tables": [
+            table(["option", "value"], flat(provenance["config"]), title="Every setting"),
+            table(["package", "version"], [[k, v or "not installed"] for k, v in versions.items()], title="Versions"),
+            table(["file", "bytes", "modified", "SHA-256, first 16"], inputs, " n", title="Input files"),
+        ],
+    }
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> list[list[str]]:
+    """A nested config as rows of dotted key and value."""
+    rows = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            rows += flat(value, f"{prefix}{key}.")
+        else:
+            rows.append([prefix + str(key), "none" if value is None else str(value)])
+    return rows
+
+
+def units_kept(text: str) -> str:
+    """Text whose numbers do not part from their units at the end of a line."""
+    return re.sub(r"(\d) (Å|%)", "\\1\N{NO-BREAK SPACE}\\2", text)
+
+
+def percent(share: float, error: float) -> str:
+    """A share with its standard error."""
+    return f"{100 * share:.1f} ± {100 * error:.1f} %"
