@@ -94,6 +94,13 @@ def test_given_threshold_wins(density):
         soft_mask(density, PIXEL, threshold=1e9)
 
 
+def test_edge_is_soft_with_coarse_pixels_too(density):
+    """A sharp mask would make FSC of noise."""
+    mask = soft_mask(density, PIXEL, edge=0.1)
+    assert ((mask > 0.05) & (mask < 0.95)).sum() > 0.5 * (mask > 0.95).sum()
+    assert mask.diff(dim=-1).abs().max() < 0.65
+
+
 def test_masked_correlation_sees_less_noise(density, generator):
     first, second = noisy(density, 0.3, generator), noisy(density, 0.3, generator)
     mask = soft_mask(first + second, PIXEL)

@@ -48,8 +48,8 @@ def write_star(folder, particles, box):
 def test_same_map_as_relion(tmp_path, generator):
     """Scale, hand, centre: voxel by voxel, and both against the density.
 
-    Even boxes alone: of an odd one relion_reconstruct 3.1 makes a map that is off the density by half a voxel or so
-    (correlation with it 0.68, ours 0.9999).
+    Even boxes alone: RELION 3.1 has the centre of an odd box at pixel D//2 + 1, so that it makes another map of images
+    with ours at D//2 (correlation with the density 0.68, ours 0.9999).
     """
     box = BOX
     particles = make_particles(COUNT, generator)

@@ -98,7 +98,7 @@ def soft_mask(
         resolution: Å, of the low-pass filter before thresholding; never finer than three pixels.
         threshold: density of the filtered map; found from the background if None.
         extend: Å by which the body grows before the edge starts.
-        edge: Å, width of the cosine edge.
+        edge: Å, width of the cosine edge; never less than three pixels, a sharp edge correlates half-maps by itself.
 
     Raises:
         ValueError: nothing lies above the threshold.
@@ -109,7 +109,7 @@ def soft_mask(
     body = largest_component((smooth > threshold) & within_sphere(smooth.shape[-1]))
     if not body.any():
         raise ValueError(f"no density above {threshold:.4g}; the highest is {float(smooth.max()):.4g}")
-    return soften(body, extend / pixel_size, edge / pixel_size)
+    return soften(body, extend / pixel_size, max(edge / pixel_size, 3.0))
 
 
 def masked_correlation(

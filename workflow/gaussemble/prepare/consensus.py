@@ -316,8 +316,9 @@ def consensus(
     reliability = correlation(*pair)
     judge(check_contrast(own, reliability, particles), reliability > 0.5, options)
     if given and map:
-        judge(check_map(given, own, map), reliability > 0.5, options)
-        given = matched_scale(given, own)
+        plain = own.with_voxels((half1 + half2) / 2)  # Wiener's filter would damp the scale
+        judge(check_map(given, plain, map), reliability > 0.5, options)
+        given = matched_scale(given, plain)
     frame = given or own
 
     soft = make_mask(frame, options) if given_mask is None else given_mask
