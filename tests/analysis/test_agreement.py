@@ -146,7 +146,14 @@ def test_a_half_with_more_classes_names_the_unmatched(tmp_path, generator):
 
 @pytest.mark.parametrize(
     ("own", "other", "word"),
-    [(0.05, -0.3, "not reproduced"), (0.6, 0.7, "not reproduced"), (0.6, 0.55, "undecided"), (0.4, 0.0, "undecided")],
+    [
+        (0.05, -0.3, "not reproduced"),
+        (0.6, 0.7, "not reproduced"),
+        (0.6, 0.55, "undecided"),
+        (0.4, 0.0, "undecided"),
+        (0.98, 0.9, "reproduced"),
+        (0.99, 0.992, "undecided"),
+    ],
 )
 def test_the_verdict_follows_from_the_numbers(own, other, word):
     row = {

@@ -8,7 +8,7 @@ correlate by S / (S + N): 0.5 means as much signal as noise.
 
 It does not exclude agreement that has another cause than structure (shared poses, preferred views, the way the method
 works): that takes a null, the same analysis of particles without heterogeneity, which is not made here. "Chance" here
-is only that of unrelated noise.
+is only that of unrelated maps with the spectrum of the difference maps.
 """
 
 from dataclasses import dataclass
@@ -150,27 +150,29 @@ def match_row(even: Classes, odd: Classes, found: Comparison, pair: tuple[int, i
 
 
 def judge(row: dict, chance: float, options: Options) -> tuple[str, str]:
-    """The verdict on one match (reproduced, not reproduced, undecided) and its reason in numbers."""
+    """The verdict on one match (reproduced, not reproduced, undecided) and its reason in numbers.
+
+    Whether the match is nearer than the next class is judged on Fisher's scale, where a correlation r has the standard
+    error 1 / sqrt(n) whatever it is: the lead is `atanh r_match - atanh r_next`, and its bound sqrt(2) * chance.
+    """
     own, other = row["difference_correlation"], row["difference_runner_up"]
-    size_error = np.hypot(row["fraction_error_even"], row["fraction_error_odd"])
-    sizes = "{fraction_even:.1%} of the even and {fraction_odd:.1%} of the odd particles".format(**row)
     if not np.isfinite(other):
         return "undecided", "there is one class only: nothing to tell it from"
-    alike = f"what sets the class apart from the others correlates by {own:.2f} with its match"
+    near, far = np.arctanh(np.clip([own, other], -0.999999, 0.999999))
+    alike = f"difference maps correlate by {own:.2f} (next class {other:.2f})"
     if own <= chance:
-        return "not reproduced", f"{alike}, no more than unrelated noise may ({chance:.2f})"
-    if own <= other:
-        return "not reproduced", f"{alike}, but another class is nearer ({other:.2f})"
-    if own - other <= chance:
-        return "undecided", f"{alike}, hardly more than with the next class ({other:.2f})"
+        return "not reproduced", f"{alike}, no more than unrelated maps may ({chance:.2f})"
+    if near - far < -np.sqrt(2) * chance:
+        return "not reproduced", f"{alike}: another class is nearer"
+    if near - far <= np.sqrt(2) * chance:
+        return "undecided", f"{alike}: two classes that cannot be told apart"
     if own < options.correlation:
-        return "undecided", f"{alike}: above chance ({chance:.2f}) but more noise than signal"
-    if abs(row["fraction_even"] - row["fraction_odd"]) > SIGNIFICANT * size_error + options.size_tolerance:
-        return "undecided", f"{alike}, but the sizes differ: {sizes}"
-    return (
-        "reproduced",
-        f"{alike} (next class {other:.2f}) and agrees to {row['difference_resolution_0.5']:.1f} Å; {sizes}",
-    )
+        return "undecided", f"{alike}: more than by chance ({chance:.2f}), but more noise than signal"
+    error = np.hypot(row["fraction_error_even"], row["fraction_error_odd"])
+    if abs(row["fraction_even"] - row["fraction_odd"]) > SIGNIFICANT * error + options.size_tolerance:
+        sizes = "{fraction_even:.1%} of the even, {fraction_odd:.1%} of the odd particles".format(**row)
+        return "undecided", f"{alike}, but sizes differ: {sizes}"
+    return "reproduced", f"{alike} and agree to {row['difference_resolution_0.5']:.1f} Å; sizes agree"
 
 
 def summarise(clusters: list[dict[str, Any]], most: int) -> str:

@@ -142,8 +142,8 @@ def agreement_lines(verdict: dict[str, Any]) -> list[str]:
     """How the halves were compared, in words."""
     lines = [
         f"Class maps of the even and the odd half were compared inside the mask to {verdict['resolution']:.1f} Å and "
-        "matched one to one by what sets each class apart from the mean of its half's classes. Unrelated noise hardly "
-        f"ever correlates by more than {verdict['chance']:.2f}."
+        "matched one to one by what sets each class apart from the mean of its half's classes. Unrelated maps of the "
+        f"same spectrum hardly ever correlate by more than {verdict['chance']:.2f}."
     ]
     if not verdict["matching_by_maps_agrees"]:
         lines.append("Matching by the whole maps would pair the classes otherwise.")
