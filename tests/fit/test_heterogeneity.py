@@ -16,7 +16,7 @@ from gaussemble.physics.projection import mixture_to_map
 from gaussemble.quantities import Map, Mixture
 from tiny import BOX, PIXEL, bent, make_store, molecule, white_noise_power
 
-NOISE = 0.25
+NOISE = 0.05  # SNR 0.7: what is tested is the method, not the limit of the data
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def study(tmp_path, generator):
 
 def run(folder, out="out", **changes) -> pd.DataFrame:
     """The stage with small networks; returns latent.csv."""
-    options = Options(**({"latent_dim": 2, "epochs": 12, "batch": 32, "hidden": 64, "inputs": 12} | changes))
+    options = Options(**({"latent_dim": 2, "epochs": 25, "batch": 32, "hidden": 64, "inputs": 12, "learning_rate": 5e-3, "resolution": 16.0} | changes))
     heterogeneity(
         particles=folder / "particles",
         consensus=folder / "consensus",

@@ -65,9 +65,9 @@ class Options(StageOptions):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the output layers")
     noise: float = Field(default=0.3, ge=0, description="standard deviation of the noise on the latents in training")
     prior: float = Field(default=1.0, ge=0, description="weight of the latents' prior, a unit normal distribution")
-    epochs: int = Field(default=20, ge=1, description="passes over the particles")
+    epochs: int = Field(default=15, ge=1, description="passes over the particles")
     batch: int = Field(default=64, ge=1, description="particles a step")
-    learning_rate: float = Field(default=1e-3, gt=0, description="highest rate of the schedule (warm-up, then cosine)")
+    learning_rate: float = Field(default=2e-3, gt=0, description="highest rate of the schedule (warm-up, then cosine)")
     held_out: float = Field(default=0.1, ge=0, lt=1, description="share of particles kept from training, to watch it")
     refine_steps: int = Field(
         default=2, ge=0, description="Gauss-Newton steps on each particle's latent after training"
@@ -253,7 +253,7 @@ def prepare(
         ),
     )
     model = build_model(design, neutral, varies, options.seed).to(device)
-    model.input_scale.copy_(inputs.std(0).clamp(min=1e-12))
+    model.encoder.start_at_components(inputs)
     return model, Study(band, inputs, held_out, baseline, loss, device)
 
 

@@ -51,7 +51,7 @@ class Options(StageOptions):
     learning_rate: float = Field(
         default=0.02, gt=0, description="of positions in voxels; other parameters in proportion"
     )
-    max_move: float = Field(default=8.0, gt=0, description="how far a Gaussian may go from its seed along each axis, in Å")
+    max_move: float = Field(default=8.0, gt=0, description="farthest from its seed along each axis, in Å")
     device: DeviceName = Field(default="auto", description="where to compute: auto takes a GPU when there is one")
     seed: int = Field(default=0, description="of the projection directions")
 

@@ -20,7 +20,7 @@ from gaussemble.model.decoders import (
     anchor_positions,
     transition_matrix,
 )
-from gaussemble.model.networks import Perceptron
+from gaussemble.model.encoders import GradientEncoder
 from gaussemble.quantities import Mixture
 
 FORMAT = 1
@@ -58,7 +58,6 @@ class DeformableMixture(nn.Module):
     neutral_amplitude: Tensor
     neutral_width: Tensor
     varies: Tensor
-    input_scale: Tensor
 
     def __init__(self, design: Design, neutral: Mixture, varies: Bool[Tensor, " gaussian"], transition: Tensor | None):
         """`varies`: the Gaussians that may change; `transition` (gaussian, anchor): of a hierarchical decoder."""
@@ -68,15 +67,12 @@ class DeformableMixture(nn.Module):
         self.register_buffer("neutral_amplitude", neutral.amplitude.clone())
         self.register_buffer("neutral_width", neutral.width.clone())
         self.register_buffer("varies", varies.clone())
-        self.register_buffer("input_scale", torch.ones(design.inputs))
-        sizes = (design.channels, design.hidden, design.layers, design.dropout)
-        self.encoder = Perceptron(design.inputs, design.latent_dim, design.hidden, design.layers, design.dropout)
-        nn.init.normal_(self.encoder.head.weight, std=1e-2)
-        nn.init.zeros_(self.encoder.head.bias)
+        sizes = (design.hidden, design.layers, design.dropout)
+        self.encoder = GradientEncoder(design.inputs, design.latent_dim, *sizes)
         self.decoder = (
-            DenseDecoder(design.latent_dim, design.gaussians, *sizes)
+            DenseDecoder(design.latent_dim, design.gaussians, design.channels, *sizes)
             if transition is None
-            else HierarchicalDecoder(design.latent_dim, transition, *sizes)
+            else HierarchicalDecoder(design.latent_dim, transition, design.channels, *sizes)
         )
 
     @property
@@ -91,7 +87,7 @@ class DeformableMixture(nn.Module):
 
     def encode(self, inputs: Float[Tensor, "image input"]) -> Float[Tensor, "image latent"]:
         """Latent vectors of particles from the gradients of their losses (see fit.gradients)."""
-        return self.encoder(inputs / self.input_scale)
+        return self.encoder(inputs)
 
     def decode(self, latent: Float[Tensor, "image latent"]) -> Mixture:
         """A mixture for each latent vector.
