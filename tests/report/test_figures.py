@@ -18,7 +18,7 @@ from gaussemble.report.captions import CAPTIONS, CHAPTERS
 from gaussemble.report.figures import FIGURES, Options, figure
 from gaussemble.report.names import DATASET_FIGURES, EVERY_SPLIT
 from gaussemble.report.names import FIGURES as NAMES
-from gaussemble.report.results import Density, crossing, extent, projection, read_density, window
+from gaussemble.report.results import Density, crossing, crossing_text, extent, projection, read_density, window
 from gaussemble.report.style import NICE, cluster_colors, new_figure, resolution_axis
 from made_results import BOX, PIXEL, make_results
 
@@ -112,6 +112,8 @@ def test_crossing_is_the_resolution_of_physics():
         expected = resolution(torch.tensor(curve), torch.tensor(frequency), 0.143)
         assert crossing(frequency, curve, 0.143) == pytest.approx(expected)
     assert crossing(frequency, np.ones(20), 0.143) == pytest.approx(80 / 19)
+    assert crossing_text(frequency, np.ones(20), 0.143) == "< 4.2"
+    assert crossing_text(frequency, np.linspace(1, 0, 20), 0.5) == "8.4"
 
 
 def test_a_voxel_lies_in_a_panel_where_its_position_says():

@@ -181,8 +181,8 @@ def summarise(clusters: list[dict[str, Any]], most: int) -> str:
     if not good:
         return f"None of {most} classes is reproduced by the two halves of the data."
     share = sum(sum(each["fractions"]) / 2 for each in good)
-    limits = sorted(each["difference_resolution"] for each in good)
-    to = f"{limits[0]:.1f} Å" if len(good) == 1 else f"{limits[0]:.1f} to {limits[-1]:.1f} Å"
+    limits = [f"{limit:.1f}" for limit in sorted(each["difference_resolution"] for each in good)]
+    to = f"{limits[0]} Å" if limits[0] == limits[-1] else f"{limits[0]} to {limits[-1]} Å"
     return (
         f"{len(good)} of {most} classes, with {share:.0%} of the particles, are reproduced by the two halves of the "
         f"data; what sets them apart agrees to {to} (FSC 0.5)."

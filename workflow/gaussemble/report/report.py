@@ -17,7 +17,7 @@ from gaussemble.progress import say
 from gaussemble.report.captions import CAPTIONS, CHAPTERS
 from gaussemble.report.names import DATASET_FIGURES, FIGURES
 from gaussemble.report.page import STYLE, TEMPLATE
-from gaussemble.report.results import crossing, read_json
+from gaussemble.report.results import crossing_text, read_json
 
 OPTIONAL_STAGES = {"models": "an atomic model", "simulate": "simulated particles", "truth": "simulated particles"}
 SCREEN_SHARE = 0.6  # of a figure's pixels, as CSS pixels: figures are drawn for screens of twice the density
@@ -120,7 +120,7 @@ def cluster_table(folder: Path) -> dict[str, Any]:
     rows = []
     for number, count in counts.items():
         fsc = read_csv(folder / "volumes" / f"cluster_{number}" / "fsc.csv", ["frequency", "fsc_masked"])
-        limits = [f"{crossing(fsc['frequency'], fsc['fsc_masked'], at):.1f}" for at in (0.143, 0.5)]
+        limits = [crossing_text(fsc["frequency"], fsc["fsc_masked"], at) for at in (0.143, 0.5)]
         share = count / counts.sum()
         rows.append([number, f"{count:,}", percent(share, np.sqrt(share * (1 - share) / counts.sum())), *limits])
     return table(["cluster", "particles", "share", "Å at FSC 0.143", "Å at FSC 0.5"], rows, "nnnnn")
@@ -200,7 +200,7 @@ def dataset_numbers(results: Path, analyses: list[str]) -> list[dict[str, str]]:
     numbers = {
         "particles": f"{particles['particles']:,}",
         "box and pixel": f"{particles['box']} × {particles['pixel_size']:.3g} Å",
-        "consensus resolution": f"{crossing(fsc['frequency'], fsc['fsc_masked'], 0.143):.1f} Å",
+        "consensus resolution": crossing_text(fsc["frequency"], fsc["fsc_masked"], 0.143) + " Å",
         "Gaussians": f"{gaussians:,}",
     }
     if particles["left_out"]:

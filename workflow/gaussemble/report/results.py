@@ -114,6 +114,12 @@ def crossing(frequency: Any, curve: Any, threshold: float) -> float:
     return 1 / (frequency[before] + share * (frequency[after] - frequency[before]))
 
 
+def crossing_text(frequency: Any, curve: Any, threshold: float) -> str:
+    """The crossing in Å as text; with a < where the curve ends above the threshold."""
+    beyond = "" if (np.asarray(curve)[1:] < threshold).any() else "< "
+    return f"{beyond}{crossing(frequency, curve, threshold):.1f}"
+
+
 def cluster_count(folder: Path) -> int:
     """Number of clusters of an analysis (of one split)."""
     return int(np.max(read_csv(folder / "latent" / "clusters.csv", ["cluster"])["cluster"]))

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from gaussemble.report.results import crossing
+from gaussemble.report.results import crossing_text
 
 INK, PALE, LINE = "#222222", "#8a8a8a", "#d9d9d9"
 SPLITS = {"full": INK, "even": "#0072B2", "odd": "#D55E00"}
@@ -88,8 +88,8 @@ def correlation_axis(axes: Axes, lowest: float = 0.0) -> None:
 
 def draw_fsc(axes: Axes, curve: pd.DataFrame, column: str, label: str, threshold: float = 0.143, **style) -> None:
     """One curve; the legend gives where it crosses the threshold."""
-    at = crossing(curve["frequency"], curve[column], threshold)
-    label = f"{label}: {at:.1f} Å" if label else "_"
+    at = crossing_text(curve["frequency"], curve[column], threshold)
+    label = f"{label}: {at} Å" if label else "_"
     axes.plot(curve["frequency"][1:], curve[column][1:], label=label, **style)
 
 
