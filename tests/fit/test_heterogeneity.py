@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.stats import spearmanr
+from sklearn.metrics import r2_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.neighbors import KNeighborsRegressor
 
 from gaussemble.errors import InputError
 from gaussemble.fit.heterogeneity import Options, choose_held_out, heterogeneity, shuffled
@@ -44,7 +46,20 @@ def study(tmp_path, generator):
 
 def run(folder, out="out", **changes) -> pd.DataFrame:
     """The stage with small networks; returns latent.csv."""
-    options = Options(**({"latent_dim": 2, "epochs": 25, "batch": 32, "hidden": 64, "inputs": 12, "learning_rate": 5e-3, "resolution": 16.0} | changes))
+    options = Options(
+        **(
+            {
+                "latent_dim": 2,
+                "epochs": 25,
+                "batch": 32,
+                "hidden": 64,
+                "inputs": 12,
+                "learning_rate": 5e-3,
+                "resolution": 16.0,
+            }
+            | changes
+        )
+    )
     heterogeneity(
         particles=folder / "particles",
         consensus=folder / "consensus",
@@ -62,11 +77,10 @@ def run(folder, out="out", **changes) -> pd.DataFrame:
 def test_finds_the_angle(study, decoder, loss):
     folder, angle = study
     table = run(folder, decoder=decoder, loss=loss)
-    latent = table[["z1", "z2"]].to_numpy()
-    design = np.column_stack([np.ones(len(latent)), latent, latent**2])
-    fitted = design @ np.linalg.lstsq(design, angle.numpy(), rcond=None)[0]
-    # the truth's rank correlation with a quadratic of two latents; noise alone would give less than 0.15
-    assert spearmanr(fitted, angle.numpy()).statistic > 0.9
+    nearest = KNeighborsRegressor(10)
+    predicted = cross_val_predict(nearest, table[["z1", "z2"]].to_numpy(), angle.numpy())
+    # cross-validated, so that chance is below zero; 0.95 leaves a mean error of 5 degrees of +-34
+    assert r2_score(angle.numpy(), predicted) > 0.95
     assert table["loss"].mean() < 0
 
 

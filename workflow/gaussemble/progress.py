@@ -16,7 +16,7 @@ def say(message: str) -> None:
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None, every: float = 10.0) -> Iterator[Item]:
-    """Yield the items and show how far they are; `every` is the seconds between plain lines where there is no terminal."""
+    """Yield the items and show how far they are; `every`: seconds between plain lines where there is no terminal."""
     if sys.stderr.isatty():
         yield from tqdm(items, desc=what, total=total, leave=False)
         return

@@ -45,11 +45,13 @@ class Batch:
         """What the images would be without noise, for one mixture or one for each."""
         return self.transfer * project(mixture, self.rotation, self.box, self.pixel_size)
 
-    def lowpass(self, factor: float) -> "Batch":
-        """The same particles with rings beyond `factor` times the band's last one blanked."""
-        rings = torch.arange(self.box // 2 + 1, device=self.image.device)
-        keep = spread((rings <= factor * (self.box // 2 - 1)).to(self.transfer.dtype), self.box)
-        return replace(self, image=self.image * keep, transfer=self.transfer * keep)
+    def coarser(self, factor: float) -> "Batch":
+        """The same particles in a smaller box, with the rings up to `factor` times the last one."""
+        last = round(factor * (self.box // 2 - 1))
+        box = min(self.box, 2 * (last + 1))
+        keep = spread((torch.arange(box // 2 + 1, device=self.image.device) <= last).to(self.transfer.dtype), box)
+        image, transfer = crop_transform(self.image, box) * keep, crop_transform(self.transfer, box) * keep
+        return Batch(self.rotation, image, transfer, self.pixel_size * self.box / box)
 
 
 @dataclass(frozen=True)

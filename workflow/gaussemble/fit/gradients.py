@@ -66,7 +66,7 @@ def encoder_inputs(
     batches = band.batches(256, device)
     for rows, batch in progress(batches, "gradients", total=-(-len(band) // 256)):
         pooled = [
-            pooling(particle_gradients(batch if factor == 1 else batch.lowpass(factor), neutral, loss, length))
+            pooling(particle_gradients(batch if factor == 1 else batch.coarser(factor), neutral, loss, length))
             for factor in BANDS
         ]
         inputs[rows] = torch.stack(pooled, dim=1).flatten(start_dim=1).cpu()

@@ -35,6 +35,7 @@ from gaussemble.progress import progress, say
 from gaussemble.quantities import Map, Mixture
 
 EVALUATION_BATCH = 256
+COARSE = 0.5  # of the highest frequency, in the first epochs
 
 
 class Options(StageOptions):
@@ -66,6 +67,9 @@ class Options(StageOptions):
     noise: float = Field(default=0.3, ge=0, description="standard deviation of the noise on the latents in training")
     prior: float = Field(default=1.0, ge=0, description="weight of the latents' prior, a unit normal distribution")
     epochs: int = Field(default=15, ge=1, description="passes over the particles")
+    coarse_epochs: float = Field(
+        default=0.4, ge=0, le=1, description="share of the epochs, from the first, that compare at half the resolution"
+    )
     batch: int = Field(default=64, ge=1, description="particles a step")
     learning_rate: float = Field(default=2e-3, gt=0, description="highest rate of the schedule (warm-up, then cosine)")
     held_out: float = Field(default=0.1, ge=0, lt=1, description="share of particles kept from training, to watch it")
@@ -84,6 +88,7 @@ class Study:
     inputs: Float[Tensor, "image input"]
     held_out: Bool[Tensor, " image"]
     baseline: Float[Tensor, " image"]  # loss of each particle under the neutral mixture
+    coarse_baseline: Float[Tensor, " image"]  # the same at half the resolution
     loss: Loss
     device: torch.device
 
@@ -130,9 +135,9 @@ def train(model: DeformableMixture, study: Study, options: Options) -> pd.DataFr
     history, start = [], time.monotonic()
     for epoch in progress(range(1, options.epochs + 1), "heterogeneity: epoch"):
         model.train()
-        total = 0.0
+        total, coarse = 0.0, epoch <= options.coarse_epochs * options.epochs
         for chosen in shuffled(rows, options.batch, generator):
-            objective = step(model, study, chosen, options)
+            objective = step(model, study, chosen, coarse, options)
             value = float(objective.detach())
             if not math.isfinite(value):
                 raise FloatingPointError(f"the loss is {value} in epoch {epoch}; lower the learning_rate")
@@ -155,12 +160,18 @@ def train(model: DeformableMixture, study: Study, options: Options) -> pd.DataFr
     return pd.DataFrame(history)
 
 
-def step(model: DeformableMixture, study: Study, rows: Int[Tensor, " image"], options: Options) -> Float[Tensor, ""]:
-    """Mean objective of a batch: loss relative to the neutral mixture's, and the prior of the latents."""
+def step(
+    model: DeformableMixture, study: Study, rows: Int[Tensor, " image"], coarse: bool, options: Options
+) -> Float[Tensor, ""]:
+    """Mean objective of a batch: loss relative to the neutral mixture's, and the prior of the latents.
+
+    Coarse, a motion longer than the finest detail still pulls the right way (method of Chen, Toader & Lederman 2023).
+    """
     batch = study.band.batch(rows, study.device)
+    batch, baseline = (batch.coarser(COARSE), study.coarse_baseline) if coarse else (batch, study.baseline)
     latent = model.encode(study.inputs[rows].to(study.device))
     noisy = latent + options.noise * torch.randn_like(latent)
-    loss = study.loss(batch, batch.predict(model.decode(noisy))) - study.baseline[rows].to(study.device)
+    loss = study.loss(batch, batch.predict(model.decode(noisy))) - baseline[rows].to(study.device)
     return (loss + 0.5 * options.prior * latent.square().sum(-1)).mean()
 
 
@@ -231,7 +242,7 @@ def prepare(
         raise InputError(
             f"{store.folder}: particle {worst}: its loss has no finite gradient; look at its image and CTF"
         )
-    baseline = torch.cat([loss(batch, batch.predict(on_device)).cpu() for _, batch in band.batches(256, device)])
+    baseline, coarse_baseline = baselines(band, on_device, loss, device)
     held_out = choose_held_out(len(store), options.held_out, options.seed)
     design = Design(
         gaussians=len(neutral),
@@ -254,7 +265,17 @@ def prepare(
     )
     model = build_model(design, neutral, varies, options.seed).to(device)
     model.encoder.start_at_components(inputs)
-    return model, Study(band, inputs, held_out, baseline, loss, device)
+    return model, Study(band, inputs, held_out, baseline, coarse_baseline, loss, device)
+
+
+@torch.no_grad()
+def baselines(band: Band, neutral: Mixture, loss: Loss, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Loss of every particle under the neutral mixture, in the whole band and at half the resolution."""
+    values = torch.empty(2, len(band))
+    for rows, batch in band.batches(EVALUATION_BATCH, device):
+        for row, part in enumerate((batch, batch.coarser(COARSE))):
+            values[row, rows] = loss(part, part.predict(neutral)).cpu()
+    return values[0], values[1]
 
 
 def latent_table(store: ImageStore, study: Study, latent: Tensor, deviation: Tensor, loss: Tensor) -> pd.DataFrame:

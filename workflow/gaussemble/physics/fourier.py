@@ -4,7 +4,7 @@ Conventions are in `quantities`. Even and odd boxes are both exact.
 """
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
 
 
@@ -49,8 +49,8 @@ def frequencies(
     return torch.stack(torch.broadcast_tensors(x[None, :], y[:, None]), dim=-1)
 
 
-def crop_transform(transform: Complex[Tensor, "*batch y half_x"], box: int) -> Complex[Tensor, "*batch box half_k"]:
-    """The coefficients of a smaller box over the same field of view, values as they are.
+def crop_transform(transform: Shaped[Tensor, "*batch y half_x"], box: int) -> Shaped[Tensor, "*batch box half_k"]:
+    """The coefficients (or weights laid out like them) of a smaller box over the same field of view, as they are.
 
     An even box's Nyquist row and column alias two frequencies of the larger box; one of them is taken, which is
     right for work inside a resolution limit below that Nyquist.
