@@ -79,12 +79,9 @@ def optional(*names):
 
 
 def half_the_cores(most):
-    """Threads of a long job, such that the even and the odd half run beside each other on one machine."""
-    return (
-        most
-        if workflow.cores is None or workflow.remote_exec
-        else min(most, max(1, workflow.cores // 2))
-    )
+    """Threads of a long job: even and odd run beside each other on one machine; a cluster's job has what it asked for."""
+    cores = None if workflow.remote_exec else workflow.resource_settings.cores
+    return most if cores is None else min(most, max(1, cores // 2))
 
 
 # ---- The code as a parameter: an edit reruns the stages that import the module, a comment reruns nothing
