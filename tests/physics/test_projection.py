@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gaussemble.physics.fourier import crop_transform, to_fourier, to_real
-from gaussemble.physics.projection import mixture_to_map, project, project_tangent, shift_phases
+from gaussemble.physics.projection import mixture_to_map, project, project_tangents, shift_phases
 from gaussemble.physics.rotations import random_rotations
 from gaussemble.quantities import Mixture
 
@@ -136,4 +136,4 @@ def test_tangent_is_the_difference_quotient(mixture, generator):
         return project(Mixture(*(part + step * change for part, change in parts)), rotation, 20, 3.0)
 
     quotient = (moved(1e-5) - moved(-1e-5)) / 2e-5
-    assert torch.allclose(project_tangent(batch, tangent, rotation, 20, 3.0), quotient, atol=1e-7)
+    assert torch.allclose(project_tangents(batch, [tangent], rotation, 20, 3.0)[:, 0], quotient, atol=1e-7)

@@ -21,7 +21,7 @@ from gaussemble.physics.projection import project, shift_phases
 from gaussemble.physics.rings import ring_multiplicity, ring_sums, spread
 from gaussemble.quantities import Mixture, Particles
 
-BLOCK = 512
+BLOCK = 64  # particles at a time: what a processor core keeps in its cache
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from gaussemble.fit.losses import Loss
 from gaussemble.progress import progress
 from gaussemble.quantities import Mixture
 
+BATCH = 64  # what a processor core keeps in its cache
 COLUMNS = 4  # x, y, z, amplitude
 BANDS = (0.5, 1.0)  # of the highest frequency: the coarse gradient points further, the fine one more exactly
 
@@ -43,7 +44,7 @@ class Pooling:
 def make_pooling(neutral: Mixture, varies: Tensor, groups: int, seed: int) -> Pooling:
     """Groups of neighbours by k-means over the Gaussians that vary."""
     groups = min(groups, int(varies.sum()))
-    labels = KMeans(groups, n_init=2, random_state=seed).fit_predict(neutral.center[varies].numpy())
+    labels = KMeans(groups, n_init="auto", random_state=seed).fit_predict(neutral.center[varies].numpy())
     group = torch.full((len(neutral),), -1)
     group[varies] = torch.from_numpy(labels).long()
     return Pooling(group, groups)
@@ -63,8 +64,8 @@ def encoder_inputs(
 ) -> Float[Tensor, "image input"]:
     """The pooled gradients of all particles in the bands of `BANDS`, on the CPU."""
     inputs = torch.empty(len(band), pooling.inputs)
-    batches = band.batches(256, device)
-    for rows, batch in progress(batches, "gradients", total=-(-len(band) // 256)):
+    batches = band.batches(BATCH, device)
+    for rows, batch in progress(batches, "gradients", total=-(-len(band) // BATCH)):
         pooled = [
             pooling(particle_gradients(batch if factor == 1 else batch.coarser(factor), neutral, loss, length))
             for factor in BANDS

@@ -12,7 +12,7 @@ from torch import Tensor
 from gaussemble.fit.band import Batch
 from gaussemble.fit.losses import likelihood
 from gaussemble.model.heterogeneity import DeformableMixture
-from gaussemble.physics.projection import project_tangent
+from gaussemble.physics.projection import project_tangents
 from gaussemble.quantities import Mixture
 
 
@@ -25,12 +25,12 @@ def jacobian(
         mixture = model.decode(values)
         return mixture.center, mixture.amplitude, mixture.width
 
-    columns = []
+    value, changes = (), []
     for axis in torch.eye(latent.shape[1], dtype=latent.dtype, device=latent.device):
-        value, change = torch.func.jvp(decoded, (latent,), (axis.expand_as(latent),))
-        rate = project_tangent(Mixture(*value), Mixture(*change), batch.rotation, batch.box, batch.pixel_size)
-        columns.append((batch.transfer * rate).flatten(start_dim=1))
-    return torch.stack(columns, dim=1)
+        value, change = torch.func.jvp(decoded, (latent,), (axis.expand_as(latent),))[:2]
+        changes.append(Mixture(*change))
+    slopes = project_tangents(Mixture(*value), changes, batch.rotation, batch.box, batch.pixel_size)
+    return (batch.transfer[:, None] * slopes).flatten(start_dim=2)
 
 
 def objective(model: DeformableMixture, batch: Batch, latent: Tensor, prior: float) -> Float[Tensor, " image"]:
@@ -44,11 +44,14 @@ def refine(
 ) -> tuple[Float[Tensor, "image latent"], Float[Tensor, "image latent"]]:
     """`steps` Gauss-Newton steps, each taken only where it lowers the objective (whole, else a quarter of it).
 
-    Returns the latents and their posterior standard deviations; with 0 steps, the deviations at the given latents.
+    Returns the latents and their posterior standard deviations, from the curvature that the last step used (with 0
+    steps, the curvature at the given latents).
     """
     current = objective(model, batch, latent, prior)
-    for _ in range(steps):
-        curvature, gradient = _normal_equations(model, batch, latent, prior)
+    curvature, gradient = _normal_equations(model, batch, latent, prior)
+    for number in range(steps):
+        if number > 0:
+            curvature, gradient = _normal_equations(model, batch, latent, prior)
         move = torch.linalg.solve(curvature, gradient)
         for share in (1.0, 0.25):
             trial = latent + share * move
@@ -57,7 +60,6 @@ def refine(
             latent = torch.where(better[:, None], trial, latent)
             move = torch.where(better[:, None], 0.0, move)
             current = torch.where(better, value, current)
-    curvature, _ = _normal_equations(model, batch, latent, prior)
     return latent, torch.linalg.inv(curvature).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
 
 

@@ -23,7 +23,7 @@ def anchor_positions(
 ) -> Float[Tensor, "anchor 3"]:
     """Centres of k-means over the Gaussians, weighted by their amplitudes; at most one an Gaussian."""
     count = min(count, len(center))
-    means = KMeans(count, n_init=4, random_state=seed).fit(center.numpy(), sample_weight=weight.clamp(min=0).numpy())
+    means = KMeans(count, n_init="auto", random_state=seed).fit(center.numpy(), sample_weight=weight.clamp(min=0).numpy())
     return torch.from_numpy(means.cluster_centers_).to(center.dtype)
 
 

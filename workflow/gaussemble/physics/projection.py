@@ -54,23 +54,25 @@ class _SeparableProjection(torch.autograd.Function):
         return gradient_x, gradient_y, gradient_amplitude, gradient_width, None, None
 
 
-def project_tangent(
-    mixture: Mixture, tangent: Mixture, rotation: Float[Tensor, "image 3 3"], box: int, pixel_size: float
-) -> Complex[Tensor, "image y half_x"]:
-    """Derivative of `project` along a change of centres, amplitudes and widths (each image its own mixture)."""
+def project_tangents(
+    mixture: Mixture, tangents: list[Mixture], rotation: Float[Tensor, "image 3 3"], box: int, pixel_size: float
+) -> Complex[Tensor, "image tangent y half_x"]:
+    """Derivatives of `project` along changes of centres, amplitudes and widths (each image its own mixture)."""
     views = rotation[:, :2, :].mT.to(mixture.center.dtype)
     x, y = (mixture.center @ views).unbind(-1)
-    along_x, along_y = (tangent.center @ views).unbind(-1)
     frequency_y, frequency_x = axis_frequencies(box, pixel_size, x.dtype, x.device)
-    spread = (-4 * math.pi**2 * mixture.width * tangent.width)[..., None]
     factor_x = _factor(x, mixture.width, frequency_x)
     factor_y = _factor(y, mixture.width, frequency_y)
-    rate_x = torch.complex(spread * frequency_x.square(), -2 * math.pi * along_x[..., None] * frequency_x)
-    rate_y = torch.complex(spread * frequency_y.square(), -2 * math.pi * along_y[..., None] * frequency_y)
-    amplitude, gained = mixture.amplitude[..., None], tangent.amplitude[..., None]
-    first = torch.cat([factor_y * (amplitude * rate_y + gained), amplitude * factor_y], dim=-2)
-    second = torch.cat([factor_x, factor_x * rate_x], dim=-2)
-    return first.mT @ second
+    weighted_y = mixture.amplitude[..., None] * factor_y
+    derivatives = []
+    for tangent in tangents:
+        along_x, along_y = (tangent.center @ views).unbind(-1)
+        spread = (-4 * math.pi**2 * mixture.width * tangent.width)[..., None]
+        rate_x = torch.complex(spread * frequency_x.square(), -2 * math.pi * along_x[..., None] * frequency_x)
+        rate_y = torch.complex(spread * frequency_y.square(), -2 * math.pi * along_y[..., None] * frequency_y)
+        change_y = torch.addcmul(tangent.amplitude[..., None] * factor_y, weighted_y, rate_y)
+        derivatives.append(change_y.mT @ factor_x + weighted_y.mT @ (factor_x * rate_x))
+    return torch.stack(derivatives, dim=1)
 
 
 def project(
