@@ -9,7 +9,8 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsRegressor
 
 from gaussemble.errors import InputError
-from gaussemble.fit.heterogeneity import Options, choose_held_out, heterogeneity, shuffled
+from gaussemble.fit.heterogeneity import Options, heterogeneity
+from gaussemble.fit.training import choose_held_out, shuffled
 from gaussemble.io.files import write_csv
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
