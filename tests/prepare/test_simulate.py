@@ -212,11 +212,28 @@ def test_without_motion_the_chains_need_not_exist(tmp_path):
     assert len(states) == 1 and states.swing.tolist() == [0] and states.occupied.tolist() == [1]
 
 
-@pytest.mark.parametrize("options", [{"moving": "Q"}, {"optional": "Q"}])
-def test_a_chain_that_is_not_there_is_refused(options, tmp_path):
-    with pytest.raises(InputError, match=r"demo_molecule\.cif: no chain Q; it has A, B, C"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"moving": "Q"}, r"demo_molecule\.cif: --moving Q finds no residue; the chains are A/1-\d+, B/1-\d+, C/1-\d+"),
+        ({"optional": "Q"}, r"demo_molecule\.cif: --optional Q finds no residue"),
+        ({"optional": "C/9001-9002"}, r"--optional C/9001-9002 finds no residue"),
+        ({"optional": "C/x"}, r"--optional C/x: no selection such as A or A/220-334"),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused(options, message, tmp_path):
+    with pytest.raises(InputError, match=message):
         run(tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_domain_of_a_chain_can_be_what_is_optional():
+    molecule = read_molecule(MODEL, Options(optional="C/11-20"))
+    chains = [(chain.name, residue.seqid.num) for chain in gemmi.read_structure(str(MODEL))[0] for residue in chain]
+    assert molecule.optional.tolist() == [chain == "C" and 11 <= number <= 20 for chain, number in chains]
+    assert int(molecule.optional.sum()) == 10
+    with_and_without = molecule.at(torch.zeros(2), torch.tensor([1.0, 0.0])).amplitude
+    assert torch.equal(with_and_without[0] != with_and_without[1], molecule.optional)
 
 
 def test_a_model_outside_the_box_is_refused(tmp_path):

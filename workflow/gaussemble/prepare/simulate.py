@@ -1,8 +1,9 @@
 """Stage simulate: particles of an atomic model with a known motion and a known occupancy.
 
-One chain swings about a hinge through a continuous range, another is present in part of the particles; random views,
-CTF, shifts and white noise. The result is what a user would have after a refinement, and the truth beside it. Not
-simulated: ice, detector, beam tilt, errors of poses; for those see Parakeet or relion's own tools.
+One chain or domain swings about a hinge through a continuous range, another is present in part of the particles; random
+views, CTF, shifts and white noise, or the views and CTF of a real data set. The result is what a user would have after
+a refinement, and the truth beside it. Not simulated: ice, detector, beam tilt, errors of poses; for those see Parakeet
+or relion's own tools.
 """
 
 import math
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gemmi
 import numpy as np
 import pandas as pd
 import torch
@@ -46,12 +48,14 @@ class Options(StageOptions):
     particles: int = Field(default=6000, gt=0, description="number of particles; with a STAR file, at most its rows")
     box: int = Field(default=64, ge=8, description="pixels along an image's edge")
     pixel_size: float = Field(default=4.0, gt=0, description="Å")
-    moving: str = Field(default="B", description="chain that swings")
+    moving: str = Field(default="B", description="what swings: a chain, or part of one (B/220-334; gemmi's selections)")
     swing: float = Field(
         default=60.0, ge=0, le=360, description="degrees from one end of the swing to the other; 0: none"
     )
-    optional: str = Field(default="C", description="chain that is present in part of the particles")
-    occupancy: float = Field(default=0.5, ge=0, le=1, description="fraction of particles with the optional chain")
+    optional: str = Field(
+        default="C", description="what is present in part of the particles: a chain or part of one, as for moving"
+    )
+    occupancy: float = Field(default=0.5, ge=0, le=1, description="fraction of particles with the optional part")
     width: float = Field(default=3.0, gt=0, description="standard deviation in Å of the Gaussian of each residue")
     snr: float = Field(
         default=0.05, gt=0, description="variance of the signal (with CTF, whole image) over the noise's"
@@ -78,7 +82,7 @@ class Molecule:
     axis: Float[Tensor, "3"]  # unit vector; positive swings are right-handed about it
 
     def at(self, swing: Float[Tensor, " state"], occupied: Float[Tensor, " state"]) -> Mixture:
-        """The structures (state, gaussian) at swings in degrees, with (1) or without (0) the optional chain."""
+        """The structures (state, gaussian) at swings in degrees, with (1) or without (0) the optional part."""
         turns = Rotation.from_rotvec(np.deg2rad(swing.double().numpy())[:, None] * self.axis.double().numpy())
         rotation = torch.from_numpy(turns.as_matrix()).to(self.beads.center.dtype)
         center = self.beads.center.repeat(len(swing), 1, 1)
@@ -110,7 +114,7 @@ def simulate(*, model: Path, out: Path, options: Options, star: Path | None = No
         star: particles whose poses, shifts, CTF and half-sets are taken, in place of random ones.
 
     Raises:
-        InputError: the model lacks a chain, or reaches outside the box; a STAR file that cannot be used.
+        InputError: the model lacks a chain or domain, or reaches outside the box; a STAR file that cannot be used.
     """
     molecule = read_molecule(model, options)
     generator = torch.Generator().manual_seed(options.seed)
@@ -130,11 +134,17 @@ def simulate(*, model: Path, out: Path, options: Options, star: Path | None = No
     states = grid_of_states(scaled(molecule, scale), options)
     write_states(out / "states.npz", states)
     write_map(out / "map.mrc", mean_map(states, states.nearest(swing, occupied), options.box, options.pixel_size))
+    views_from = "random views" if star is None else f"views and CTFs of {star}"
     say(
         f"{out / 'particles.star'}: {len(views)} particles of {options.box} px x {options.pixel_size:g} Å at SNR "
-        f"{options.snr:g}; chain {options.moving} swings through {options.swing:g} degrees, chain {options.optional} "
-        f"is in {100 * float(occupied.mean()):.1f} % of them"
+        f"{options.snr:g}, simulated with {views_from}{heterogeneity(options, float(occupied.mean()))}"
     )
+
+
+def heterogeneity(options: Options, present: float) -> str:
+    """What differs between the particles, in words; nothing where they are all the same."""
+    swing = f"; {options.moving} swings through {options.swing:g} degrees" if options.swing > 0 else ""
+    return swing + (f"; {options.optional} is in {present:.1%} of them" if options.occupancy < 1 else "")
 
 
 def made(folder: Path) -> Path:
@@ -150,18 +160,19 @@ def read_molecule(path: Path, options: Options) -> Molecule:
     """Beads of an atomic model, one a residue, and its motion.
 
     Raises:
-        InputError: a chain of the options is not in the model, nothing stays fixed, or beads leave the box.
+        InputError: what an option selects is not in the model, nothing stays fixed, or beads leave the box.
     """
     atoms = read_atoms(path)
     beads = group_atoms(atoms, "residue")
     center = torch.from_numpy(beads.position) - options.box // 2 * options.pixel_size
-    moving = chain_mask(path, atoms, options.moving, needed=options.swing > 0)
-    optional = chain_mask(path, atoms, options.optional, needed=options.occupancy < 1)
+    nothing = torch.zeros(len(center), dtype=torch.bool)
+    moving = selected(path, atoms, "moving", options.moving) if options.swing > 0 else nothing
+    optional = selected(path, atoms, "optional", options.optional) if options.occupancy < 1 else nothing
     hinge, axis = torch.zeros(3, dtype=center.dtype), torch.tensor([0.0, 0, 1], dtype=center.dtype)
     if options.swing > 0:
         fixed = ~(moving | optional)
         if not fixed.any():
-            raise InputError(f"{path}: every chain is moving or optional; one must stay to hold the hinge")
+            raise InputError(f"{path}: all residues are moving or optional; some must stay to hold the hinge")
         hinge, axis = hinge_of(center[moving], center[fixed])
     mixture = Mixture(center, torch.from_numpy(beads.weight), torch.full((len(center),), options.width).double())
     molecule = Molecule(mixture, moving, optional, hinge, axis)
@@ -169,13 +180,32 @@ def read_molecule(path: Path, options: Options) -> Molecule:
     return molecule
 
 
-def chain_mask(path: Path, atoms: Atoms, chain: str, needed: bool) -> Bool[Tensor, " residue"]:
-    """Which residues are of a chain; raises InputError where it is needed and the model has none of that name."""
-    mask = torch.from_numpy(atoms.chain == chain)
-    if needed and not mask.any():
-        names = ", ".join(dict.fromkeys(atoms.chain.tolist()))
-        raise InputError(f"{path}: no chain {chain}; it has {names}; set --moving and --optional to two of them")
-    return mask if needed else torch.zeros_like(mask)
+def selected(path: Path, atoms: Atoms, option: str, selection: str) -> Bool[Tensor, " residue"]:
+    """Which residues a selection means: `A`, `A/220-334`, or more of gemmi's syntax (chains, numbers, residue names).
+
+    Residues are meant whole, also where the selection goes on to atoms.
+
+    Raises:
+        InputError: the selection cannot be read, or finds nothing.
+    """
+    try:
+        chosen = gemmi.Selection(selection)
+    except RuntimeError as error:
+        raise InputError(f"--{option} {selection}: no selection such as A or A/220-334 ({error})") from error
+    model = atoms.structure[0].clone()
+    for chain in chosen.chains(model):
+        for residue in chosen.residues(chain):
+            residue.flag = "s"
+    mask = torch.tensor([residue.flag == "s" for chain in model for residue in chain])
+    if not mask.any():
+        chains = ", ".join(chain_range(chain) for chain in atoms.structure[0])
+        raise InputError(f"{path}: --{option} {selection} finds no residue; the chains are {chains}")
+    return mask
+
+
+def chain_range(chain: gemmi.Chain) -> str:
+    """A chain and its first and last residue numbers, as a selection would have them."""
+    return f"{chain.name}/{chain[0].seqid}-{chain[-1].seqid}"
 
 
 def hinge_of(moving: Float[Tensor, "bead 3"], fixed: Float[Tensor, "core 3"]) -> tuple[Tensor, Tensor]:
@@ -210,7 +240,7 @@ def scaled(molecule: Molecule, scale: float) -> Molecule:
 
 
 def grid_of_states(molecule: Molecule, options: Options) -> States:
-    """The true structures on a grid: every swing with and without the optional chain, as far as they occur."""
+    """The true structures on a grid: every swing with and without the optional part, as far as they occur."""
     half = options.swing / 2
     swings = torch.linspace(-half, half, options.states) if half > 0 else torch.zeros(1)
     occupancies = [value for value, share in ((0.0, 1 - options.occupancy), (1.0, options.occupancy)) if share > 0]
