@@ -58,8 +58,8 @@ def test_components_are_ordered_uncorrelated_and_their_signs_fixed():
 def test_stretching_an_axis_with_its_posterior_changes_nothing(tmp_path):
     z, _ = blobs()
     stretch = np.array([0.01, 7.0, 300.0])
-    plain = run(tmp_path / "plain", table_of(z))
-    stretched = run(tmp_path / "stretched", table_of(z * stretch, stretch))
+    plain = run(tmp_path / "plain", table_of(z), scale="uncertainty")
+    stretched = run(tmp_path / "stretched", table_of(z * stretch, stretch), scale="uncertainty")
     columns = ["pc1", "pc2", "pc3"]
     a, b = (pd.read_csv(folder / "embedding.csv")[columns].to_numpy() for folder in (plain, stretched))
     np.testing.assert_allclose(a, b, atol=1e-4)
@@ -148,8 +148,8 @@ def test_trajectories_of_an_earlier_run_do_not_stay(tmp_path):
         (lambda t: t, {"lower": 95.0, "upper": 5.0}, "below upper"),
         (lambda t: t.head(3), {}, "3 particles"),
         (lambda t: t.assign(z1=0.0, z2=0.0, z3=0.0), {}, "no heterogeneity"),
-        (lambda t: t.assign(sd2=0.0), {}, "positive"),
-        (lambda t: t.drop(columns="sd3"), {}, "sd3"),
+        (lambda t: t.assign(sd2=0.0), {"scale": "uncertainty"}, "positive"),
+        (lambda t: t.drop(columns="sd3"), {"scale": "uncertainty"}, "sd3"),
         (lambda t: t.drop(columns="particle"), {}, "particle"),
     ],
 )

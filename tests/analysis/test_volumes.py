@@ -63,7 +63,7 @@ def project(tmp_path_factory):
     mask = soft_mask(mixture_to_map(made.mixture, BOX, PIXEL), PIXEL)
     write_map(folder / "consensus" / "mask.mrc", Map(mask, PIXEL, (1.0, 2.0, 3.0)))
     write_analysis(folder / "analysis", made, 1 + 2 * np.arange(COUNT))
-    run(folder, folder / "volumes")
+    run(folder, folder / "volumes", scale="uncertainty")
     return folder, made
 
 
@@ -129,7 +129,7 @@ def test_trajectory_takes_the_nearest_at_most_a_third(project):
     assert len(star) == COUNT // 3
     chosen = star.particles["rlnMicrographName"].str.extract(r"(\d+)")[0].astype(int)
     assert made.absent[torch.tensor(chosen.to_numpy())].float().mean() > 0.9
-    run(folder, folder / "fewer", nearest=50)
+    run(folder, folder / "fewer", nearest=50, scale="uncertainty")
     assert len(read_star(folder / "fewer" / "trajectory_pc1_1" / "particles.star")) == 50
 
 
@@ -161,7 +161,7 @@ def test_cluster_is_decoded_at_one_of_its_particles(project):
 
 def test_few_particles_are_said_and_give_numbers(project, capsys):
     folder, _ = project
-    run(folder, folder / "again")
+    run(folder, folder / "again", scale="uncertainty")
     assert "cluster_3 has only 3 particle" in capsys.readouterr().err
     table = pd.read_csv(folder / "again" / "cluster_3" / "fsc.csv")
     assert table[["fsc", "fsc_masked"]].notna().all().all()
@@ -186,7 +186,7 @@ def test_less_memory_means_more_passes_and_the_same_maps(project):
     states = read_states(folder / "analysis", open_store(folder / "particles"), Options())
     small = 2.5 * 2 * sums_bytes(BOX, 2) / 1e9
     assert [len(group) for group in passes(states, BOX, Options(memory=small))] == [2, 2, 1]
-    run(folder, folder / "small", memory=small)
+    run(folder, folder / "small", memory=small, scale="uncertainty")
     for name in ("cluster_2", "trajectory_pc1_2"):
         one, other = (read_map(folder / out / name / "map.mrc").voxels for out in ("volumes", "small"))
         assert torch.allclose(one, other, atol=1e-4 * float(one.abs().max()))

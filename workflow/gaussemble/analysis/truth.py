@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from gaussemble.analysis.latent import axis_units, latent_columns
+from gaussemble.analysis.latent import latent_columns
 from gaussemble.errors import InputError
 from gaussemble.fit.band import Batch, open_band
 from gaussemble.fit.heterogeneity import read_noise
@@ -128,7 +128,7 @@ def latent_scores(known: pd.DataFrame, analysis: Path, options: Options) -> dict
     """Swing and occupancy as read from the latents and the clusters."""
     path = analysis / "heterogeneity" / "latent.csv"
     table = read_csv(path, ["particle", "z1"])
-    latent = table[latent_columns(table)].to_numpy() / axis_units(table, path, "uncertainty")
+    latent = table[latent_columns(table)].to_numpy()
     found = rows_of(known, table["particle"], path)
     path = analysis / "latent" / "clusters.csv"
     clusters = read_csv(path, ["particle", "cluster"])

@@ -46,7 +46,7 @@ class Options(StageOptions):
         default=1 / 3, gt=0, le=1, description="At most this share of all particles makes a trajectory point's map."
     )
     scale: Literal["uncertainty", "none"] = Field(
-        default="uncertainty",
+        default="none",
         description="Latent axes count in units of their median posterior standard deviation, or as they are.",
     )
     memory: float = Field(

@@ -21,9 +21,9 @@ DecoderKind = Literal["dense", "hierarchical"]
 def anchor_positions(
     center: Float[Tensor, "gaussian 3"], weight: Float[Tensor, " gaussian"], count: int, seed: int
 ) -> Float[Tensor, "anchor 3"]:
-    """Centres of k-means over the Gaussians, weighted by their amplitudes; at most one an Gaussian."""
-    count = min(count, len(center))
-    means = KMeans(count, n_init="auto", random_state=seed).fit(center.numpy(), sample_weight=weight.clamp(min=0).numpy())
+    """Centres of k-means over the Gaussians, weighted by their amplitudes; at most as many as Gaussians."""
+    means = KMeans(min(count, len(center)), n_init="auto", random_state=seed)
+    means.fit(center.numpy(), sample_weight=weight.clamp(min=0).numpy())
     return torch.from_numpy(means.cluster_centers_).to(center.dtype)
 
 
