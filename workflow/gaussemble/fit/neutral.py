@@ -5,10 +5,8 @@ fine, positions locally, amplitudes and widths. Each ring's error is divided by 
 rings count as much as coarse ones, as in a Fourier ring correlation, but the absolute scale is fitted too.
 """
 
-import math
 from pathlib import Path
 
-import pandas as pd
 import torch
 from jaxtyping import Complex, Float
 from pydantic import Field
@@ -17,22 +15,17 @@ from torch.nn import functional
 
 from gaussemble.errors import InputError
 from gaussemble.fit.devices import DeviceName, choose_device
-from gaussemble.io.files import read_csv, write_csv, written
+from gaussemble.io.files import read_csv, write_csv
 from gaussemble.io.mixtures import read_mixture, write_mixture, write_pseudo_atoms
 from gaussemble.io.mrc import read_map, write_map
+from gaussemble.io.tensors import write_tensors
 from gaussemble.options import StageOptions
 from gaussemble.physics.backprojection import project_map
 from gaussemble.physics.fourier import band_box, crop_transform
 from gaussemble.physics.projection import mixture_to_map, project
-from gaussemble.physics.rings import (
-    resolution,
-    ring_frequencies,
-    ring_index,
-    ring_means,
-    shell_correlation,
-    spread,
-)
+from gaussemble.physics.rings import ring_index, ring_means, spread
 from gaussemble.physics.rotations import random_rotations
+from gaussemble.prepare.consensus import curve_resolution, fsc_table
 from gaussemble.progress import progress, say
 from gaussemble.quantities import Map, Mixture
 
@@ -153,25 +146,18 @@ def _fit_round(
     return sum(tail) / len(tail)
 
 
-def fsc_table(fitted: Tensor, density: Map, mask: Tensor) -> pd.DataFrame:
-    """FSC of the mixture's map against the consensus map, whole and inside the mask."""
-    frequency = ring_frequencies(density.box, density.pixel_size)
-    return pd.DataFrame(
-        {
-            "ring": range(len(frequency)),
-            "frequency": frequency,
-            "resolution": [math.inf, *(1 / frequency[1:]).tolist()],
-            "fsc": shell_correlation(fitted, density.voxels),
-            "fsc_masked": shell_correlation(fitted * mask, density.voxels * mask),
-        }
-    )
-
-
 def consensus_resolution(curve: Path) -> float:
     """Å at which the half-maps' FSC (masked) of the consensus falls below 0.143."""
-    table = read_csv(curve, ["frequency", "fsc_masked"])
-    fsc, frequency = (torch.tensor(table[column].to_numpy(float)) for column in ("fsc_masked", "frequency"))
-    return resolution(fsc, frequency, 0.143)
+    return curve_resolution(read_csv(curve, ["frequency", "fsc_masked"]))
+
+
+def refuse_beyond_nyquist(resolution: float | None, pixel_size: float, folder: Path) -> None:
+    """Raise InputError where finer detail is asked for than pixels of this size (Å) hold."""
+    if resolution is not None and resolution < 2.0 * pixel_size * (1 - 1e-3):
+        raise InputError(
+            f"option resolution is {resolution:g} Å, but pixels of {pixel_size:.4g} Å in {folder} hold nothing finer "
+            f"than {2.0 * pixel_size:.4g} Å; set that or more, or enlarge particles.box"
+        )
 
 
 def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> None:
@@ -187,6 +173,7 @@ def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> Non
     if mask.box != density.box:
         raise InputError(f"{consensus / 'mask.mrc'}: box {mask.box}, but the map's is {density.box}")
     seed = read_mixture(seeds)
+    refuse_beyond_nyquist(options.resolution, density.pixel_size, consensus)
     finest = max(options.resolution or consensus_resolution(consensus / "fsc.csv"), 2.0 * density.pixel_size)
     resolutions = [finest * 2**step for step in reversed(range(options.rounds))]
     masked = density.with_voxels(density.voxels * mask.voxels)
@@ -194,12 +181,11 @@ def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> Non
     with torch.no_grad():
         mixture = parameters()
     fitted = mixture_to_map(mixture, density.box, density.pixel_size)
-    table = fsc_table(fitted, density, mask.voxels)
-    reached = resolution(torch.tensor(table.fsc_masked), torch.tensor(table.frequency), 0.5)
+    table = fsc_table(fitted, density.voxels, mask.voxels, density.pixel_size)
+    reached = curve_resolution(table, threshold=0.5)
     say(f"neutral: {len(mixture)} Gaussians agree with the map (FSC 0.5) to {reached:.1f} Å")
     write_mixture(out / "mixture.npz", mixture, density)
     write_pseudo_atoms(out / "mixture.cif", mixture, density)
     write_map(out / "map.mrc", density.with_voxels(fitted))
     write_csv(out / "fsc.csv", table)
-    with written(out / "decoder.pt") as temporary:
-        torch.save(parameters.state_dict(), temporary)
+    write_tensors(out / "decoder.pt", parameters.state_dict())

@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from gaussemble.errors import InputError
 from gaussemble.fit.band import Band
 from gaussemble.fit.losses import Loss
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.options import StageOptions
-from gaussemble.progress import progress, say
+from gaussemble.progress import say
 from gaussemble.quantities import Mixture
 
 EVALUATION_BATCH = 64  # what a processor core keeps in its cache
@@ -84,14 +85,14 @@ def train(model: DeformableMixture, study: Study, options: TrainingOptions) -> p
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=steps, pct_start=0.1)
     history, start = [], time.monotonic()
-    for epoch in progress(range(1, options.epochs + 1), "heterogeneity: epoch"):
+    for epoch in range(1, options.epochs + 1):
         model.train()
         total, coarse = 0.0, epoch <= options.coarse_epochs * options.epochs
         for chosen in shuffled(rows, options.batch, generator):
             objective = step(model, study, chosen, coarse, options)
             value = float(objective.detach())
             if not math.isfinite(value):
-                raise FloatingPointError(f"the loss is {value} in epoch {epoch}; lower the learning_rate")
+                raise InputError(f"the loss is {value} in epoch {epoch}; lower the option learning_rate")
             optimizer.zero_grad()
             objective.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0 * len(chosen) ** 0.5)
@@ -107,7 +108,9 @@ def train(model: DeformableMixture, study: Study, options: TrainingOptions) -> p
                 "seconds": time.monotonic() - start,
             }
         )
-        say("heterogeneity: epoch {epoch}, loss {loss:.2f}, held out {held_out_loss:.2f}".format(**history[-1]))
+        left = (options.epochs - epoch) * history[-1]["seconds"] / epoch
+        line = "heterogeneity: epoch {epoch}, loss {loss:.2f}, held out {held_out_loss:.2f}".format(**history[-1])
+        say(f"{line}, about {left:.0f} s left")
     return pd.DataFrame(history)
 
 

@@ -3,7 +3,6 @@
 The poses are taken as they are. A map of the user's may stand in for the reconstruction; it is then held against it.
 """
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ from scipy.stats import skew
 from torch import Tensor
 
 from gaussemble.errors import InputError
-from gaussemble.io.files import write_csv
+from gaussemble.io.files import read_json, write_csv
 from gaussemble.io.mrc import read_map, write_map
 from gaussemble.io.store import ImageStore, open_store
 from gaussemble.options import StageOptions
@@ -97,7 +96,8 @@ def fsc_table(
 
 def curve_resolution(table: pd.DataFrame, column: str = "fsc_masked", threshold: float = 0.143) -> float:
     """Å where a curve of fsc.csv falls below the threshold."""
-    return resolution(torch.tensor(table[column].to_numpy()), torch.tensor(table["frequency"].to_numpy()), threshold)
+    fsc, frequency = (torch.tensor(table[name].to_numpy(float)) for name in (column, "frequency"))
+    return resolution(fsc, frequency, threshold)
 
 
 def crop_map(voxels: Float[Tensor, "z y x"], box: int) -> Float[Tensor, "box box box"]:
@@ -141,7 +141,7 @@ def frame_origin(store: ImageStore) -> tuple[float, float, float]:
     path = store.folder / "report.json"
     if not path.is_file():
         return (0.0, 0.0, 0.0)
-    report = json.loads(path.read_text())
+    report = read_json(path)
     center = report["image_size"] // 2 * report["image_pixel_size"]
     return (center - store.box // 2 * store.pixel_size,) * 3
 
@@ -248,7 +248,7 @@ def noise_table(power: Float[Tensor, "group ring"], pixel_size: float, box: int)
     return pd.DataFrame(columns)
 
 
-def make_mask(density: Map, options: Options) -> Float[Tensor, "z y x"]:
+def make_mask(density: Map, store: ImageStore, options: Options) -> Float[Tensor, "z y x"]:
     """Soft mask of the map as the options say; raises InputError where nothing stands out."""
     try:
         return soft_mask(
@@ -261,7 +261,8 @@ def make_mask(density: Map, options: Options) -> Float[Tensor, "z y x"]:
         )
     except ValueError as error:
         raise InputError(
-            f"no mask can be made: {error}; set consensus.mask_threshold or give consensus.mask"
+            f"{store.folder}: no mask can be made round the map of {len(store)} particles: {error}; set "
+            "consensus.mask_threshold or give consensus.mask"
         ) from error
 
 
@@ -272,6 +273,20 @@ def read_mask(path: Path, store: ImageStore) -> Float[Tensor, "z y x"]:
     if low < -0.2 or high > 1.2 or high < 0.5:
         raise InputError(f"{path}: values from {low:.3g} to {high:.3g}; a mask goes from 0 to 1")
     return mask.clamp(0, 1)
+
+
+def check_mask(mask: Float[Tensor, "z y x"], own: Map, path: Path) -> str | None:
+    """What is wrong with a user's mask beside the particles' own reconstruction, or None."""
+    density, weight = own.voxels.double(), mask.double()
+    if float((1 - weight).sum()) < 1:
+        return None
+    inside, outside = (float((density * part).sum() / part.sum()) for part in (weight, 1 - weight))
+    if inside > outside:
+        return None
+    return (
+        f"{path}: the mask misses the molecule: the reconstruction's mean density is {inside:.3g} inside and "
+        f"{outside:.3g} outside; is it inverted, or of another map?"
+    )
 
 
 def matched_scale(given: Map, own: Map) -> Map:
@@ -321,7 +336,9 @@ def consensus(
         given = matched_scale(given, plain)
     frame = given or own
 
-    soft = make_mask(frame, options) if given_mask is None else given_mask
+    if given_mask is not None and mask:
+        judge(check_mask(given_mask, own, mask), reliability > 0.5, options)
+    soft = make_mask(frame, store, options) if given_mask is None else given_mask
     table = fsc_table(half1, half2, soft, store.pixel_size)
     snr = wiener_snr(torch.tensor(table["fsc_masked"].to_numpy()))
     result = given or own.with_voxels(divide(both, snr=snr))
