@@ -63,6 +63,10 @@ class Linear(DeformableMixture):
         self.mixture, self.direction, self.bias = neutral, direction, bias
 
     @property
+    def neutral(self) -> Mixture:
+        return self.mixture
+
+    @property
     def latent_dim(self) -> int:
         return len(self.direction)
 

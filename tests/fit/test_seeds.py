@@ -246,7 +246,7 @@ def test_refuses_other_grids_dark_maps_and_too_many(tmp_path):
     write_map(tmp_path / "dark.mrc", density.with_voxels(-density.voxels))
     with pytest.raises(InputError, match="invert a dark map"):
         seeds(**paths | {"map": tmp_path / "dark.mrc"}, options=Options())
-    with pytest.raises(InputError, match="count 60000 is more than"):
+    with pytest.raises(InputError, match="count, 60000, is more than"):
         seeds(**paths, options=Options(count=60_000))
     assert not paths["out"].exists()
 

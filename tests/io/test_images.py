@@ -84,7 +84,7 @@ def test_names_that_are_none_are_refused_with_their_row(tmp_path, named, bad):
 
 def test_wrong_stacks_are_refused_with_file_and_row(tmp_path, named):
     _stack(tmp_path / "job" / "a.mrcs", 3)
-    with pytest.raises(InputError, match=r"in\.star: row 2 .*no stack 'missing\.mrcs'.*--datadir"):
+    with pytest.raises(InputError, match=r"in\.star: row 2 .*no stack 'missing\.mrcs'.*particles\.datadir"):
         open_images(named(["1@a.mrcs", "2@a.mrcs", "1@missing.mrcs"]))
     with pytest.raises(InputError, match=r"in\.star: row 1 .*image 4 of a stack of 3: .*job/a\.mrcs"):
         open_images(named(["1@a.mrcs", "4@a.mrcs"]))

@@ -122,7 +122,7 @@ TWO_GROUPS = {name: values * 2 for name, values in OPTICS.items()} | {
 @pytest.mark.parametrize(
     ("optics", "columns", "message"),
     [
-        (NO_PIXEL_SIZE, {}, "no pixel size.*--pixel-size"),
+        (NO_PIXEL_SIZE, {}, "no pixel size.*particles.pixel_size"),
         (OPTICS, {"rlnPixelSize": "3"}, "contradictory pixel sizes: 1.5 Å by rlnImagePixelSize, 3 Å by rlnPixelSize"),
         (None, OLD | {"rlnMagnification": ["40000", "40000", "20000"]}, "3.5 Å in row 0 and 7 Å in row 2"),
         (None, OLD | {"rlnMagnification": "0"}, "rlnMagnification is 0"),
@@ -141,7 +141,7 @@ TWO_GROUPS = {name: values * 2 for name, values in OPTICS.items()} | {
         (OPTICS, {"rlnAngleTilt": None, "rlnAnglePsi": None}, "no column rlnAngleTilt, rlnAnglePsi: .*no poses"),
         (OPTICS, {"rlnAngleRot": ["1", "nan", "2"]}, "row 1 .*rlnAngleRot is 'nan'"),
         (OPTICS, {"rlnOriginYAngst": None}, "rlnOriginXAngst stands without rlnOriginYAngst"),
-        (OPTICS, {"rlnDefocusU": None}, "no column rlnDefocusU.*--ctf false"),
+        (OPTICS, {"rlnDefocusU": None}, "no column rlnDefocusU.*particles.ctf to false"),
         (OPTICS, {"rlnVoltage": "300000"}, "rlnVoltage is 300000, expected 10 to 3000 kV"),
         (OPTICS, {"rlnAmplitudeContrast": "7"}, "rlnAmplitudeContrast is 7, expected 0 to 1"),
         (OPTICS | {"rlnImageDimensionality": ["3"]}, {}, "subtomograms are not supported"),

@@ -65,5 +65,23 @@ def test_files_that_are_missing_or_do_not_belong_together_are_refused(tmp_path, 
     with pytest.raises(InputError, match=r"shape \(7, 4, 4\).*\(6, 4, 4\)"):
         open_store(tmp_path)
     (tmp_path / "particles.npz").write_bytes(b"PK junk")
-    with pytest.raises(InputError, match="not an image store"):
+    with pytest.raises(InputError, match="not the particles of an image store"):
         open_store(tmp_path)
+
+
+def test_damaged_images_are_refused(tmp_path, generator):
+    write_store(tmp_path, _particles(7, generator), torch.zeros(7, 4, 4), 1.0)
+    path = tmp_path / "images.npy"
+    whole = path.read_bytes()
+    store = open_store(tmp_path)
+    images = np.lib.format.open_memmap(path, mode="r+")
+    images[5, 2, 3] = np.nan
+    images.flush()
+    assert torch.equal(store.read(slice(0, 5)), torch.zeros(5, 4, 4))
+    number = int(store.particles.particle[5])
+    with pytest.raises(InputError, match=rf"images\.npy: particle {number}: pixels that are not finite .*in 1 images"):
+        store.read(torch.tensor([0, 5]))
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"images\.npy: damaged"):
+            open_store(tmp_path)

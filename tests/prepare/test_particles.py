@@ -124,7 +124,7 @@ def test_the_halves_of_the_refinement_may_be_kept(make):
     assert open_store(make(split="odd", **options)).particles.particle.tolist() == [0, 3, 4, 6, 7]
     with pytest.raises(InputError, match=r"row 3 .*rlnRandomSubset is 0, expected 1 or 2"):
         make(split="even", halves="random_subset", columns={"rlnRandomSubset": [1, 2, 1, 0, 1, 2, 1, 2, 1]})
-    with pytest.raises(InputError, match="no column rlnRandomSubset; use --halves rows"):
+    with pytest.raises(InputError, match=r"no column rlnRandomSubset; set particles\.halves to rows"):
         make(split="even", halves="random_subset")
 
 
@@ -166,7 +166,7 @@ def _damaged(**rows_of: int) -> np.ndarray:
     ("kind", "message"), [("nan", "NaN"), ("constant", "all pixels are equal"), ("masked", "background is constant")]
 )
 def test_an_unusable_image_stops_the_run_and_leaves_nothing(make, tmp_path, kind, message):
-    with pytest.raises(InputError, match=rf"5@.*stack\.mrcs \(row 4 from 0\): .*{message}.*--max-bad allows 0"):
+    with pytest.raises(InputError, match=rf"5@.*stack\.mrcs \(row 4 from 0\): .*{message}.*particles.max_bad allows 0"):
         make(_damaged(**{kind: 4}))
     assert not list((tmp_path / "full").iterdir())
 
@@ -184,7 +184,7 @@ def test_left_out_particles_are_listed_and_keep_no_row(make):
         (7, "all pixels are equal"),
     ]
     assert (report["particles"], report["particles_in_file"]) == (7, 9)
-    with pytest.raises(InputError, match="2 unusable images so far, --max-bad allows 1"):
+    with pytest.raises(InputError, match=r"2 unusable images so far, particles\.max_bad allows 1"):
         make(_damaged(nan=4, constant=7), max_bad=1)
 
 
@@ -193,7 +193,7 @@ def test_an_unusable_image_of_the_other_half_does_not_matter(make):
 
 
 def test_wrong_sizes_are_refused(make, tmp_path):
-    with pytest.raises(InputError, match=r"--box 17 is larger.*at most 16"):
+    with pytest.raises(InputError, match=r"particles\.box, 17, is larger.*at most 16"):
         make(box=17)
     star = write_star_text(tmp_path / "b.star", rows(3), OPTICS | {"rlnImageSize": ["32"]})
     with pytest.raises(InputError, match=r"b\.star: the optics table says images of 32 pixels, .*stack\.mrcs has 16"):

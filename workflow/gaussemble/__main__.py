@@ -6,9 +6,11 @@ imported only when the stage is called. A user's mistake is one line and exit co
 
 import argparse
 import difflib
+import errno
 import importlib
 import inspect
 import os
+import signal
 import sys
 import types
 from collections.abc import Callable
@@ -44,6 +46,9 @@ STAGES: dict[str, tuple[str, str]] = {
     "reference": ("gaussemble.config", "write the reference of every option"),
 }
 
+# What no code of ours can be to blame for: permissions, full or failing disks.
+OUTSIDE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaint is one line."""
@@ -62,11 +67,28 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         set_threads(rest)
         function = stage_function(stage)
-        function(**arguments_of(function, stage_parser(stage, function).parse_args(rest)))
+        called = arguments_of(function, stage_parser(stage, function).parse_args(rest))
+        files = importlib.import_module("gaussemble.io.files")  # not before set_threads: it loads numerical libraries
+        with files.together():
+            function(**called)
     except (InputError, ValidationError) as error:
         print(f"gaussemble {stage}: {one_line(error)}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        print(f"gaussemble {stage}: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
+
+
+def program() -> NoReturn:
+    """`main` in a process of its own: Ctrl-C and a queue's SIGTERM leave no half file and no traceback."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def overview() -> str:
@@ -190,4 +212,4 @@ def one_line(error: InputError | ValidationError) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -6,4 +6,4 @@ from pydantic import BaseModel, ConfigDict
 class StageOptions(BaseModel):
     """Options of one stage; each field has a type, a default and a sentence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

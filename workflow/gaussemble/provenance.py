@@ -31,7 +31,10 @@ PACKAGES = (
 
 def provenance(*, out: Path, config: str, inputs: list[Path] | None = None) -> None:
     """Write provenance.json; `config` is the whole config as JSON text."""
-    values = json.loads(config)
+    try:
+        values = json.loads(config)
+    except ValueError as error:
+        raise InputError(f"option config: not JSON ({error}); the workflow gives the whole config") from error
     record = {
         "gaussemble": __version__,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -5,11 +5,13 @@ The schema is generated from the stages' options (`python -m gaussemble schema`)
 
 import difflib
 import json
+import math
 import os
 import sys
 from pathlib import Path
 
 import jsonschema
+import yaml
 from snakemake.utils import validate
 
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
@@ -61,6 +63,72 @@ def expectation(error):
     hint = " (YAML wants 1.0e-3, not 1e-3)" if isinstance(error.instance, str) else ""
     text = words.replace("object", "a section with keys").replace("string", "text")
     return f"expected {text}{hint if 'number' in words else ''}"
+
+
+def check_numbers():
+    """Stop at a number that YAML knows and no stage can use (.nan, .inf); a schema's limits let it pass."""
+    for section, values, _ in sections():
+        for key, value in values.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                stop(f"{section}.{key}", f"found {value}; expected a finite number")
+
+
+def check_keys_stand_once():
+    """Stop at a key that a section has twice, of which YAML silently takes the last."""
+    for file in workflow.overwrite_configfiles or workflow.configfiles:
+        waiting = [yaml.compose(Path(file).read_text(), Loader=yaml.SafeLoader)]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, yaml.MappingNode):
+                names = [key.value for key, _ in node.value]
+                for key, value in node.value:
+                    if names.count(key.value) > 1:
+                        stop(
+                            key.value,
+                            f"stands more than once in a section, first in line {key.start_mark.line + 1}",
+                        )
+                    waiting.append(value)
+            elif isinstance(node, yaml.SequenceNode):
+                waiting.extend(node.value)
+
+
+def check_together():
+    """Stop at options that exclude each other, which the stages would find only after hours."""
+    for name, stages in config["analyses"].items():
+        vary, latent, here = (
+            stages["heterogeneity"],
+            stages["latent"],
+            f"analyses.{name}",
+        )
+        if latent["components"] > vary["latent_dim"]:
+            stop(
+                f"{here}.latent.components",
+                f"found {latent['components']}; expected at most the heterogeneity's latent_dim, {vary['latent_dim']}",
+            )
+        if latent["lower"] >= latent["upper"]:
+            stop(
+                f"{here}.latent.lower",
+                f"found {latent['lower']}; expected less than upper, {latent['upper']}",
+            )
+        if not (vary["position"] or vary["amplitude"] or vary["width"]):
+            stop(
+                f"{here}.heterogeneity",
+                "position, amplitude and width are all false: nothing may vary; set one true",
+            )
+        finest, coarsest = vary["resolution"], vary["lowest_resolution"]
+        if finest and coarsest and coarsest <= finest:
+            stop(
+                f"{here}.heterogeneity.lowest_resolution",
+                f"found {coarsest}; expected more than resolution, {finest}",
+            )
+    if (
+        "simulate" in config
+        and (config["particles"]["box"] or 0) > config["simulate"]["box"]
+    ):
+        stop(
+            "particles.box",
+            f"found {config['particles']['box']}; expected at most the images' box, simulate.box, {config['simulate']['box']}",
+        )
 
 
 def nearest(word, known):
@@ -121,8 +189,11 @@ def check_paths():
         )
 
 
+check_keys_stand_once()
 check_keys()
 validate(config, "../../config/schema.json")
+check_numbers()
+check_together()
 locate_paths()
 if "--lint" not in sys.argv:  # the rules can be linted where the data are not
     check_paths()

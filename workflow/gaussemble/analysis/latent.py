@@ -45,7 +45,7 @@ class Options(StageOptions):
     )
     umap: bool = Field(default=True, description="Make the UMAP picture.")
     neighbors: int = Field(default=15, ge=2, description="Neighbours of a particle in the UMAP picture.")
-    seed: int = Field(default=0, description="Seed of clusters and UMAP.")
+    seed: int = Field(default=0, ge=0, description="Seed of clusters and UMAP.")
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,12 @@ def _checked(path: Path, options: Options) -> tuple[pd.DataFrame, list[str]]:
     """The table of latents and its z columns; raises InputError where they cannot be analysed as the options say."""
     table = read_csv(path, ["particle", "z1", "sd1"])
     names = latent_columns(table)
+    if table["particle"].duplicated().any():
+        row = int(table["particle"].duplicated().argmax())
+        raise InputError(
+            f"{path}: row {row + 1}: particle {table['particle'].iloc[row]} stands there a second time; run the stage "
+            "heterogeneity again"
+        )
     finite = np.isfinite(table[names].to_numpy()).all(axis=1)
     if not finite.all():
         row = int(finite.argmin())

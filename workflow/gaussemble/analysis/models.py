@@ -96,12 +96,16 @@ def latents(name: str, table: pd.DataFrame, decoder: DeformableMixture) -> Float
 
 
 def refuse_other_mixture(path: Path, mixture: Mixture, decoder: DeformableMixture) -> None:
-    """Raise InputError where the decoder moves another number of Gaussians."""
+    """Raise InputError where the decoder moves other Gaussians."""
     decoded = len(decoder.decode(torch.zeros(1, decoder.latent_dim)))
     if decoded != len(mixture):
         raise InputError(
             f"{path}: {len(mixture)} Gaussians, but the heterogeneity model has {decoded}; give the neutral mixture "
             "that it was trained from"
+        )
+    if not torch.allclose(decoder.neutral.center, mixture.center, atol=0.01):
+        raise InputError(
+            f"{path}: not the neutral mixture that the heterogeneity model was trained from; give that one"
         )
 
 

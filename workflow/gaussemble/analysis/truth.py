@@ -53,7 +53,7 @@ class Options(StageOptions):
     occupied_tolerance: float = Field(
         default=0.15, gt=0, description="largest difference of the occupied fractions of matched classes"
     )
-    seed: int = Field(default=0, description="of the folds")
+    seed: int = Field(default=0, ge=0, description="of the folds")
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def oracle_scores(
     found = rows_of(known, store.particles.particle.numpy(), store.folder)
     swing, occupied = found["swing"].to_numpy(), found["occupied"].to_numpy()
     state = states.nearest(torch.from_numpy(swing.astype(np.float32)), torch.from_numpy(occupied.astype(np.float32)))
-    posterior = oracle(store, states, state, read_noise(consensus / "noise.csv"), options.resolution)
+    posterior = oracle(store, states, state, read_noise(consensus / "noise.csv", store), options.resolution)
     known_occupancy = np.ptp(occupied) == 0
     accuracy = None if known_occupancy else float(balanced_accuracy_score(occupied, posterior.occupied > 0.5))
     return swing_recovery(swing, posterior.swing) | {

@@ -8,12 +8,14 @@ over the noise power.
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from gaussemble.io.files import reserve
 from gaussemble.io.store import ImageStore
 from gaussemble.physics import ctf
 from gaussemble.physics.fourier import band_box, crop_transform, to_fourier
@@ -136,7 +138,9 @@ def _allocate(shape: tuple[int, ...], memory_limit: int) -> np.ndarray:
     if np.prod(shape) * np.dtype(np.complex64).itemsize <= memory_limit:
         return np.zeros(shape, np.complex64)
     with tempfile.NamedTemporaryFile(prefix="gaussemble-") as file:
-        return np.memmap(file, np.complex64, "w+", shape=shape)
+        transforms = np.memmap(file, np.complex64, "w+", shape=shape)
+        reserve(Path(file.name))
+        return transforms
 
 
 def ring_gain(band: Band, mixture: Mixture) -> Float[Tensor, " ring"]:

@@ -18,7 +18,7 @@ from gaussemble.fit.band import open_band, ring_gain
 from gaussemble.fit.devices import DeviceName, choose_device
 from gaussemble.fit.gradients import encoder_inputs, make_pooling
 from gaussemble.fit.losses import LOSSES, LossName
-from gaussemble.fit.neutral import consensus_resolution
+from gaussemble.fit.neutral import consensus_resolution, refuse_beyond_nyquist
 from gaussemble.fit.posterior import refine
 from gaussemble.fit.training import (
     EVALUATION_BATCH,
@@ -104,10 +104,17 @@ def region_of(region: Path | None, neutral: Mixture, frame: Map) -> Bool[Tensor,
     return inside
 
 
-def read_noise(path: Path) -> Float[Tensor, "group ring"]:
-    """Noise power of each optics group and ring."""
+def read_noise(path: Path, store: ImageStore) -> Float[Tensor, "group ring"]:
+    """Noise power of each optics group and ring; raises InputError where it is not that of the store's particles."""
     table = read_csv(path, ["optics_group", "ring", "power"])
-    power = table.pivot(index="optics_group", columns="ring", values="power").sort_index().to_numpy(float)
+    rings, groups = store.box // 2 + 1, int(store.particles.optics_group.max()) + 1
+    power = table.pivot_table(index="optics_group", columns="ring", values="power")
+    power = power.reindex(index=range(max(groups, len(power))), columns=range(rings)).to_numpy(float)
+    if not (power[:, 1:] > 0).all() or len(table) % rings:
+        raise InputError(
+            f"{path}: {len(table)} rows; expected a positive power for each of {rings} rings and {groups} "
+            f"optics groups of {store.folder}; run the stage consensus again"
+        )
     return torch.from_numpy(power.copy())
 
 
@@ -116,7 +123,7 @@ def prepare(
 ) -> tuple[DeformableMixture, Study]:
     """The data in their band, the encoder's inputs, and an untrained model."""
     device = choose_device(options.device)
-    band = open_band(store, read_noise(consensus / "noise.csv"), resolution, options.lowest_resolution)
+    band = open_band(store, read_noise(consensus / "noise.csv", store), resolution, options.lowest_resolution)
     band = band.with_gain(ring_gain(band, neutral))
     pooling = make_pooling(neutral, varies, options.inputs, options.seed)
     loss, on_device = LOSSES[options.loss], neutral.to(device)
@@ -176,11 +183,17 @@ def heterogeneity(
         options: see `Options`.
     """
     if not (options.position or options.amplitude or options.width):
-        raise InputError("heterogeneity: position, amplitude and width are all off, so nothing may vary; switch one on")
+        raise InputError("options position, amplitude and width are all off, so nothing may vary; switch one on")
     store, mixture = open_store(particles), read_mixture(neutral)
     varies = region_of(region, mixture, read_map(consensus / "map.mrc"))
+    refuse_beyond_nyquist(options.resolution, store.pixel_size, particles)
     finest = options.resolution or 1.5 * consensus_resolution(consensus / "fsc.csv")
     resolution = max(finest, 2.0 * store.pixel_size)
+    if options.lowest_resolution is not None and options.lowest_resolution <= resolution:
+        raise InputError(
+            f"option lowest_resolution is {options.lowest_resolution:g} Å, but the finest compared is {resolution:.4g} "
+            "Å; the lowest must be a larger number"
+        )
     model, study = prepare(store, consensus, mixture, varies, resolution, options)
     say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {study.device}")
     history = train(model, study, options)

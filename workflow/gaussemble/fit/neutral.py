@@ -46,7 +46,7 @@ class Options(StageOptions):
     )
     max_move: float = Field(default=8.0, gt=0, description="farthest from its seed along each axis, in Å")
     device: DeviceName = Field(default="auto", description="where to compute: auto takes a GPU when there is one")
-    seed: int = Field(default=0, description="of the projection directions")
+    seed: int = Field(default=0, ge=0, description="of the projection directions")
 
 
 class MixtureParameters(nn.Module):

@@ -56,7 +56,7 @@ class Options(StageOptions):
         "a tenth of the 99th percentile inside the mask).",
     )
     residual: bool = Field(default=True, description="Also seed density in the mask that the model does not explain.")
-    seed: int = Field(default=0, description="Seed of the k-means and of the check of the model.")
+    seed: int = Field(default=0, ge=0, description="Seed of the k-means and of the check of the model.")
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def seed_density(density: Density, pixel_size: float, resolution: float, options
     count = options.count or derived_count(int(solid.sum()) * pixel_size**3, resolution)
     if count > solid.sum():
         raise InputError(
-            f"seeds: count {count} is more than the {solid.sum()} voxels above the threshold; lower count or threshold"
+            f"option count, {count}, is more than the {solid.sum()} voxels above the threshold; lower one of them"
         )
     beads = cluster(density.position[solid], density.value[solid], count, options.seed)
     return scaled(widened(beads, BLUR * resolution, pixel_size), density.value.sum())
@@ -217,7 +217,7 @@ def seed_model(atoms: Atoms, density: Density, pixel_size: float, resolution: fl
     explained = np.isfinite(distance)
     mass = density.value[explained].sum()
     if mass <= 0:
-        raise InputError(f"seeds: the map sums to {mass:.4g} round the model's atoms inside the mask; check the mask")
+        raise InputError(f"the map sums to {mass:.4g} round the model's atoms inside the mask; check the mask")
     beads = scaled(beads, mass)
     say(f"seeds: {len(beads)} Gaussians on the model, which explains {mass / density.value.sum():.0%} of the density")
     if not options.residual:

@@ -35,7 +35,7 @@ class TrainingOptions(StageOptions):
     noise: float = Field(default=0.3, ge=0, description="standard deviation of the noise on the latents in training")
     prior: float = Field(default=1.0, ge=0, description="weight of the latents' prior, a unit normal distribution")
     held_out: float = Field(default=0.1, ge=0, lt=1, description="share of particles kept from training, to watch it")
-    seed: int = Field(default=0, description="of weights, shuffling and held-out particles")
+    seed: int = Field(default=0, ge=0, description="of weights, shuffling and held-out particles")
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Study:
 
 
 def choose_held_out(count: int, share: float, seed: int) -> Bool[Tensor, " image"]:
-    """A random share of the particles."""
+    """A random share of the particles; with a share at least one, but never all."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     chosen = torch.zeros(count, dtype=torch.bool)
-    chosen[order[: int(share * count)]] = True
+    chosen[order[: min(max(1, int(share * count)), count - 1) if share > 0 else 0]] = True
     return chosen
 
 

@@ -133,7 +133,7 @@ def write_models(path: Path, atoms: Atoms, positions: list[Float64[np.ndarray, "
         structure.add_model(model)
     document = structure.make_mmcif_document(_output_groups())
     with written(path) as temporary:
-        document.write_file(str(temporary))
+        temporary.write_text(document.as_string())
 
 
 def _read_structure(path: Path) -> gemmi.Structure:

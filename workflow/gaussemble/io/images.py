@@ -115,7 +115,9 @@ def _find(name: str, star: Path, datadir: Path | None, row: int) -> Path:
             return place
     searched = f"the working directory {Path.cwd()}, {star.absolute().parent} or above"
     searched += f", or {datadir}" if datadir is not None else ""
-    raise InputError(f"{star}: row {row} (from 0): no stack '{name}' in {searched}; give its folder with --datadir")
+    raise InputError(
+        f"{star}: row {row} (from 0): no stack '{name}' in {searched}; give its folder as particles.datadir"
+    )
 
 
 def _refuse_merged(star: Path, names: list[str], paths: list[Path]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gaussemble.errors import InputError
-from gaussemble.io.files import written
+from gaussemble.io.files import read_npz, written
 from gaussemble.quantities import Map, Mixture
 
 FORMAT = 1
@@ -32,13 +32,13 @@ def write_mixture(path: Path, mixture: Mixture, frame: Map) -> None:
 
 def read_mixture(path: Path) -> Mixture:
     """The mixture in float32, centres relative to the box's origin; raises InputError where it is not one of ours."""
+    data = read_npz(path, "a mixture (center, amplitude, width, box_center, format)")
     try:
-        with np.load(path, allow_pickle=False) as data:
-            if int(data["format"]) != FORMAT:
-                raise InputError(f"{path}: format {int(data['format'])}, this version reads {FORMAT}")
-            parts = data["center"] - data["box_center"], data["amplitude"], data["width"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a mixture (center, amplitude, width, box_center, format): {error}") from error
+        if int(data["format"]) != FORMAT:
+            raise InputError(f"{path}: format {int(data['format'])}, this version reads {FORMAT}")
+        parts = data["center"] - data["box_center"], data["amplitude"], data["width"]
+    except KeyError as error:
+        raise InputError(f"{path}: not a mixture: no array {error}; it has {', '.join(data)}") from error
     return Mixture(*(torch.from_numpy(part).float() for part in parts))
 
 
@@ -64,4 +64,4 @@ def write_pseudo_atoms(path: Path, mixture: Mixture, frame: Map) -> None:
     structure.add_model(model)
     structure.setup_entities()
     with written(path) as temporary:
-        structure.make_mmcif_document().write_file(str(temporary))
+        temporary.write_text(structure.make_mmcif_document().as_string())

@@ -12,7 +12,7 @@ from mrcfile.mrcfile import MrcFile
 from torch import Tensor
 
 from gaussemble.errors import InputError
-from gaussemble.io.files import written
+from gaussemble.io.files import reserve, written
 from gaussemble.progress import say
 from gaussemble.quantities import Map
 
@@ -75,6 +75,7 @@ def write_stack(path: Path, images: np.ndarray | Tensor, pixel_size: float) -> N
     block = max(1, 2**26 // (4 * images.shape[1] * images.shape[2]))
     shape = tuple(images.shape)
     with written(path) as temporary, mrcfile.new_mmap(temporary, shape, mrc_mode=2, overwrite=True) as file:
+        reserve(temporary)
         data: Any = file.data
         for start in range(0, len(images), block):
             data[start : start + block] = np.asarray(images[start : start + block])
@@ -96,6 +97,8 @@ def read_map(path: Path, pixel_size: float | None = None) -> Map:
     """
     with _open(path) as file:
         header, data = file.header, np.asarray(file.data)
+        if data.ndim == 0:
+            raise InputError(f"{path}: no density map, or shorter than its header says; copy the file again")
         if data.ndim != 3 or np.iscomplexobj(data):
             raise InputError(f"{path}: not a 3D density map (mode {int(header.mode)}, shape {data.shape})")
         axes = _axes(path, header)

@@ -80,7 +80,7 @@ def pixel_size_of(star: StarFile, given: float | None, assumed: list[str]) -> fl
     if not found:
         raise InputError(
             f"{star.path}: no pixel size: expected rlnImagePixelSize in the optics table, rlnPixelSize, or "
-            "rlnDetectorPixelSize with rlnMagnification; give it with --pixel-size"
+            "rlnDetectorPixelSize with rlnMagnification; give it as particles.pixel_size"
         )
     for name, sizes in found.items():
         wrong = ~np.isclose(sizes, sizes[0], rtol=SAME_SIZE)
@@ -96,7 +96,7 @@ def pixel_size_of(star: StarFile, given: float | None, assumed: list[str]) -> fl
         if not np.isclose(found[first][0], found[other][0], rtol=SAME_SIZE):
             raise InputError(
                 f"{star.path}: contradictory pixel sizes: {found[first][0]:.4g} Å by {first}, {found[other][0]:.4g} Å "
-                f"by {other}; remove the wrong column, or give the right one with --pixel-size"
+                f"by {other}; remove the wrong column, or give the right one as particles.pixel_size"
             )
     return float(found[first][0])
 
@@ -275,7 +275,7 @@ def _needed(star: StarFile, name: str, limits: tuple[float, float], unit: str) -
     if values is None:
         raise InputError(
             f"{star.path}: no column {name}: the CTF is not known; expected it in the particle or the optics table "
-            "(--ctf false if the images have none)"
+            "(set particles.ctf to false if the images have none)"
         )
     return _in_range(star, name, values, limits, unit)
 

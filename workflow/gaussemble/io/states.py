@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gaussemble.errors import InputError
-from gaussemble.io.files import written
+from gaussemble.io.files import read_npz, written
 from gaussemble.quantities import Mixture
 
 FORMAT = 1
@@ -73,14 +72,14 @@ def write_states(path: Path, states: States) -> None:
 
 def read_states(path: Path) -> States:
     """Read states.npz in float32; raises InputError where it is not one of ours."""
+    data = read_npz(path, "the states that the stage simulate writes")
     try:
-        with np.load(path, allow_pickle=False) as data:
-            if int(data["format"]) != FORMAT:
-                raise InputError(f"{path}: format {int(data['format'])}, this version reads {FORMAT}")
-            arrays = {name: torch.from_numpy(data[name]).float() for name in ("center", "amplitude", "width")}
-            swing, occupied = (torch.from_numpy(data[name]).float() for name in ("swing", "occupied"))
-            box, pixel_size = int(data["box"]), float(data["pixel_size"])
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise InputError(f"{path}: not the states that the stage simulate writes ({error})") from error
+        if int(data["format"]) != FORMAT:
+            raise InputError(f"{path}: format {int(data['format'])}, this version reads {FORMAT}")
+        arrays = {name: torch.from_numpy(data[name]).float() for name in ("center", "amplitude", "width")}
+        swing, occupied = (torch.from_numpy(data[name]).float() for name in ("swing", "occupied"))
+        box, pixel_size = int(data["box"]), float(data["pixel_size"])
+    except KeyError as error:
+        raise InputError(f"{path}: not the states that the stage simulate writes: no array {error}") from error
     mixture = Mixture(arrays["center"], arrays["amplitude"], arrays["width"].expand_as(arrays["amplitude"]))
     return States(mixture, swing, occupied, box, pixel_size)

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gaussemble.errors import InputError
-from gaussemble.io.files import written
+from gaussemble.io.files import read_npz, written
 from gaussemble.quantities import ContrastTransfer, Particles
 
 FORMAT = 1
@@ -47,9 +46,20 @@ class ImageStore:
             yield slice(start, min(start + size, len(self)))
 
     def read(self, rows: slice | Tensor | np.ndarray) -> Float[Tensor, "image y x"]:
-        """The images of some rows, in memory; rows are positions in the store, not particle numbers."""
+        """The images of some rows, in memory; rows are positions in the store, not particle numbers.
+
+        Raises:
+            InputError: a pixel that is not finite, which the stage particles does not let pass: the file was damaged.
+        """
         index = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
-        return torch.from_numpy(np.array(self.images[index], np.float32))
+        images = torch.from_numpy(np.array(self.images[index], np.float32))
+        if not images.sum().isfinite():  # one sum is much quicker than a look at every pixel
+            number = self.particles.particle[index][~images.isfinite().all(dim=2).all(dim=1)]
+            raise InputError(
+                f"{self.folder / IMAGES}: particle {int(number[0])}: pixels that are not finite numbers, in "
+                f"{len(number)} images; the file is damaged, run the stage particles again"
+            )
+        return images
 
 
 def open_store(folder: Path) -> ImageStore:
@@ -62,12 +72,14 @@ def open_store(folder: Path) -> ImageStore:
         if not (folder / name).is_file():
             raise InputError(f"{folder / name}: no such file; expected an image store made by the stage particles")
     try:
-        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
-        with np.load(folder / PARTICLES, allow_pickle=False) as archive:
-            arrays = dict(archive)
+        images = np.lib.format.open_memmap(folder / IMAGES, mode="r")
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{folder / IMAGES}: damaged ({error}); run the stage particles again") from error
+    arrays = read_npz(folder / PARTICLES, "the particles of an image store")
+    try:
         particles, pixel_size = _unpack(arrays), float(arrays["pixel_size"])
-    except (ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise InputError(f"{folder}: not an image store ({error}); run the stage particles again") from error
+    except KeyError as error:
+        raise InputError(f"{folder / PARTICLES}: no array {error}; run the stage particles again") from error
     expected = (len(particles), int(arrays["box"]), int(arrays["box"]))
     if images.shape != expected:
         raise InputError(f"{folder}: {IMAGES} has shape {images.shape}, {PARTICLES} {expected}; run particles again")

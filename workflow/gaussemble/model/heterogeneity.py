@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gaussemble.errors import InputError
-from gaussemble.io.files import written
+from gaussemble.io.tensors import write_tensors
 from gaussemble.model.decoders import (
     DecoderKind,
     DenseDecoder,
@@ -120,22 +120,27 @@ def build_model(design: Design, neutral: Mixture, varies: Bool[Tensor, " gaussia
 def save_model(path: Path, model: DeformableMixture) -> None:
     """Write design and weights."""
     state = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    with written(path) as temporary:
-        torch.save({"format": FORMAT, "design": asdict(model.design), "state": state}, temporary)
+    write_tensors(path, {"format": FORMAT, "design": asdict(model.design), "state": state})
 
 
 def load_model(path: Path) -> DeformableMixture:
     """Read a model for use (evaluation mode, CPU); raises InputError where the file is not one of ours."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run the stage heterogeneity first")
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
-        design, state = Design(**content["design"]), content["state"]
         if content["format"] != FORMAT:
             raise InputError(f"{path}: format {content['format']}, this version reads {FORMAT}")
+        state = content["state"]
+        neutral = Mixture(state["center"], state["neutral_amplitude"], state["neutral_width"])
+        model = DeformableMixture(
+            Design(**content["design"]), neutral, state["varies"], state.get("decoder.transition")
+        )
+        model.load_state_dict(state)
     except InputError:
         raise
-    except Exception as error:  # torch names no common class for what is wrong with a file
-        raise InputError(f"{path}: not a heterogeneity model: {error}") from error
-    neutral = Mixture(state["center"], state["neutral_amplitude"], state["neutral_width"])
-    model = DeformableMixture(design, neutral, state["varies"], state.get("decoder.transition"))
-    model.load_state_dict(state)
+    except Exception as error:  # torch names no common class for what is wrong with a file, and its words mislead
+        raise InputError(
+            f"{path}: not a heterogeneity model, or damaged ({type(error).__name__}); run the stage heterogeneity again"
+        ) from error
     return model.eval()

@@ -57,6 +57,8 @@ class Options(StageOptions):
 
 def particles(*, star: Path, out: Path, split: Split, datadir: Path | None = None, options: Options) -> None:
     """Check the particles of a STAR file and write those of one split into the folder `out`."""
+    if datadir is not None and not datadir.is_dir():
+        raise InputError(f"option particles.datadir: no such folder: {datadir}")
     table = read_star(star)
     metadata = interpret(table, options.pixel_size, options.ctf)
     images = open_images(table, datadir)
@@ -108,7 +110,7 @@ def _random_subset(star: StarFile) -> np.ndarray:
     """(image,) 0 or 1."""
     subset = numbers(star, "rlnRandomSubset")
     if subset is None:
-        raise InputError(f"{star.path}: no column rlnRandomSubset; use --halves rows")
+        raise InputError(f"{star.path}: no column rlnRandomSubset; set particles.halves to rows")
     wrong = ~np.isin(subset, (1, 2))
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -128,7 +130,9 @@ def working_box(star: Path, metadata: Metadata, images: ParticleImages, box: int
             f"{images.size}; is it the right stack?"
         )
     if box is not None and box > images.size:
-        raise InputError(f"--box {box} is larger than the images of {star}: expected at most {images.size} pixels")
+        raise InputError(
+            f"option particles.box, {box}, is larger than the images of {star}: expected at most {images.size} pixels"
+        )
     return images.size if box is None else box
 
 
@@ -205,7 +209,7 @@ def _refuse_too_many(left_out: list[dict], allowed: int, count: int) -> None:
         first = left_out[0]
         raise InputError(
             f"{first['image']} (row {first['row']} from 0): {first['reason']}; {len(left_out)} unusable images so far, "
-            f"--max-bad allows {allowed}: repair the stack, remove the rows, or allow more"
+            f"particles.max_bad allows {allowed}: repair the stack, remove the rows, or allow more"
         )
 
 

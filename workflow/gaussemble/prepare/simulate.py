@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gaussemble.errors import InputError
 from gaussemble.io.atoms import Atoms, group_atoms, read_atoms
-from gaussemble.io.files import write_csv
+from gaussemble.io.files import reserve, write_csv
 from gaussemble.io.mrc import write_map, write_stack
 from gaussemble.io.relion import interpret
 from gaussemble.io.star import StarFile, numbers, read_star, write_star
@@ -68,7 +68,7 @@ class Options(StageOptions):
     spherical_aberration: float = Field(default=2.7, ge=0, description="mm")
     amplitude_contrast: float = Field(default=0.1, ge=0, le=1, description="fraction")
     states: int = Field(default=25, ge=2, description="number of swings on the grid of true structures")
-    seed: int = Field(default=0, description="of all random numbers")
+    seed: int = Field(default=0, ge=0, description="of all random numbers")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ def simulate(*, model: Path, out: Path, options: Options, star: Path | None = No
         images = np.lib.format.open_memmap(
             Path(folder) / "images.npy", "w+", np.float32, (len(views), options.box, options.box)
         )
+        reserve(Path(folder) / "images.npy")
         for rows, block in clean_images(molecule, views, swing, occupied, options):
             images[rows] = block
         scale = add_noise(images, options.snr, generator)

@@ -118,7 +118,7 @@ def training_history(results: Path, analysis: str) -> Drawing:
 def displacement(results: Path, analysis: str) -> Drawing:
     """How far each residue moves between the ends of each trajectory."""
     path = results / "full" / analysis / "models" / "displacement.csv"
-    table = read_csv(path, ["trajectory", "chain", "residue", "displacement"])
+    table = read_csv(path, words=["trajectory", "chain", "residue", "displacement"])
     if table.empty:
         return Drawing(note("the model has no residues"), table)
     figure = new_figure(height=3.4)

@@ -9,9 +9,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-from gaussemble.io.files import read_csv
+from gaussemble.io.files import read_csv, read_json
 from gaussemble.report.curves import stacked
-from gaussemble.report.results import read_json
 from gaussemble.report.style import (
     INK,
     LINE,

@@ -11,13 +11,13 @@ from jinja2 import Environment, StrictUndefined
 from pydantic import Field
 
 from gaussemble.errors import InputError
-from gaussemble.io.files import read_csv, written
+from gaussemble.io.files import read_csv, read_json, written
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
 from gaussemble.report.captions import CAPTIONS, CHAPTERS
 from gaussemble.report.names import DATASET_FIGURES, FIGURES
 from gaussemble.report.page import STYLE, TEMPLATE
-from gaussemble.report.results import crossing_text, read_json
+from gaussemble.report.results import crossing_text
 
 OPTIONAL_STAGES = {"models": "an atomic model", "simulate": "simulated particles", "truth": "simulated particles"}
 SCREEN_SHARE = 0.6  # of a figure's pixels, as CSS pixels: figures are drawn for screens of twice the density
@@ -48,7 +48,7 @@ def report(*, results: Path, out: Path, options: Options) -> None:
     )
     with written(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    say(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    say(f"report: {out} ({len(text.encode()) / 1e6:.1f} MB)")
     for analysis in analyses:
         say(f"report: {analysis['name']}: {analysis['summary']}")
 

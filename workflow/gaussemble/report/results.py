@@ -3,7 +3,6 @@
 Maps are those that this package wrote (mode 2, axes in order); for others there is `io.mrc`.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,13 +42,6 @@ def read_density(path: Path) -> Density:
         origin = tuple(float(header.origin[axis]) for axis in "xyz")
         voxels: Any = file.data
         return Density(np.array(voxels, dtype=np.float32), float(file.voxel_size["x"]), origin)  # type: ignore[arg-type]
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    return json.loads(path.read_text())
 
 
 def window(mask: Float[np.ndarray, "z y x"], margin: int = 2) -> Window:

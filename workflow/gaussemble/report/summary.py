@@ -1,6 +1,5 @@
 """What a run found, in a few lines on the terminal."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pandas as pd
 from pydantic import Field
 
 from gaussemble.errors import InputError
+from gaussemble.io.files import read_json
 from gaussemble.options import StageOptions
 
 
@@ -28,8 +28,8 @@ def summary(results: Path, options: Options) -> None:
         analysis = verdict.parent.name
         truth = results / "truth" / f"{analysis}.json"
         parts = [
-            json.loads(verdict.read_text())["summary"],
-            *([found(json.loads(truth.read_text()))] * truth.is_file()),
+            read_json(verdict)["summary"],
+            *([found(read_json(truth))] * truth.is_file()),
         ]
         print(f"{analysis}: {' '.join(parts)}")
     print(f"report: {report}")
