@@ -1,7 +1,11 @@
 """The command line: flags from signatures and options, one line and exit code 2 for a user's mistake."""
 
+import errno
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +14,7 @@ from pydantic import Field
 
 from gaussemble import __main__ as command
 from gaussemble.errors import InputError
+from gaussemble.io.files import written
 from gaussemble.options import StageOptions
 
 
@@ -40,6 +45,16 @@ def example(
         raise InputError(f"{star}: row 3:\n  what is this?")
     if star.name == "bug.star":
         raise RuntimeError("a bug")
+    if star.name == "late.star":
+        with written(out / "first.txt") as temporary:
+            temporary.write_text("done")
+        raise InputError("the second file cannot be made")
+    if star.name == "secret.star":
+        raise PermissionError(errno.EACCES, "Permission denied", str(star))
+    if star.name == "slow.star":
+        with written(out / "first.txt"):
+            print("writing", flush=True)
+            time.sleep(60)
     CALLS.append({"star": star, "out": out, "split": split, "mask": mask, "more": more, "options": options})
 
 
@@ -104,6 +119,42 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, capsys, arguments, words):
     assert output.err.startswith("gaussemble example: ")
     assert output.err.count("\n") == 1
     assert all(word in output.err for word in words), output.err
+
+
+def test_a_mistake_found_late_leaves_no_file(run, tmp_path):
+    assert run("--star", "late.star", "--out", str(tmp_path), "--split", "odd") == (2, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_may_not_be_read_is_one_line(run, capsys):
+    assert run("--star", "secret.star", *FILES[2:]) == (2, None)
+    assert capsys.readouterr().err == "gaussemble example: secret.star: Permission denied\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_job_that_is_stopped_leaves_no_file_and_no_traceback(tmp_path, number, code):
+    text = (
+        "import signal, sys, gaussemble.__main__ as command, test_cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "command.stage_function = lambda stage: test_cli.example\n"
+        f"sys.argv[1:] = ['example', '--star', 'slow.star', '--split', 'odd', '--out', {str(tmp_path)!r}]\n"
+        "command.program()\n"
+    )
+    folders = os.pathsep.join([str(package_folder()), str(Path(__file__).parent)])
+    job = subprocess.Popen(
+        [sys.executable, "-c", text],
+        env={**os.environ, "PYTHONPATH": folders},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert job.stdout
+    assert job.stdout.readline() == "writing\n"
+    assert list(tmp_path.iterdir())
+    job.send_signal(number)
+    _, said = job.communicate(timeout=30)
+    assert (job.returncode, said) == (code, "")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_bug_keeps_its_traceback(run):

@@ -261,6 +261,10 @@ def test_refuses_what_does_not_belong_together(study, tmp_path):
     write_mixture(tmp_path / "other.npz", neutral_mixture(np.zeros((4, 3))), FRAME)
     with pytest.raises(InputError, match=r"other.npz: 4 Gaussians, but the heterogeneity model has 343"):
         models(**study | {"neutral": tmp_path / "other.npz"}, options=Options())
+    moved = neutral_mixture(cube_of_gaussians() + 1.0)
+    write_mixture(tmp_path / "moved.npz", moved, FRAME)
+    with pytest.raises(InputError, match=r"moved.npz: not the neutral mixture"):
+        models(**study | {"neutral": tmp_path / "moved.npz"}, options=Options())
     with pytest.raises(InputError, match="no trajectories"):
         models(**study | {"analysis": tmp_path}, options=Options())
     path = study["analysis"] / "latent" / "trajectories" / "pc1.csv"

@@ -9,11 +9,12 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsRegressor
 
 from gaussemble.errors import InputError
-from gaussemble.fit.heterogeneity import Options, heterogeneity
+from gaussemble.fit.heterogeneity import Options, heterogeneity, read_noise
 from gaussemble.fit.training import choose_held_out, shuffled
-from gaussemble.io.files import write_csv
+from gaussemble.io.files import read_csv, write_csv
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
+from gaussemble.io.store import open_store
 from gaussemble.model.heterogeneity import load_model
 from gaussemble.physics.projection import mixture_to_map
 from gaussemble.quantities import Map, Mixture
@@ -144,6 +145,29 @@ def test_wrong_input_is_refused_by_name(study):
     write_map(folder / "empty.mrc", Map(torch.zeros(BOX, BOX, BOX), PIXEL))
     with pytest.raises(InputError, match=r"empty\.mrc: no Gaussian"):
         heterogeneity(**paths, out=folder / "out", region=folder / "empty.mrc", options=Options())
+    with pytest.raises(InputError, match=r"resolution is 3 Å, but pixels of 6 Å .* nothing finer than 12 Å"):
+        run(folder, resolution=3)
+    with pytest.raises(InputError, match="lowest_resolution is 20 Å, but the finest compared is 30 Å"):
+        run(folder, resolution=30, lowest_resolution=20)
+    with pytest.raises(InputError, match="lower the option learning_rate"):
+        run(folder, learning_rate=1e10)
+
+
+def test_noise_of_other_particles_is_refused(study, tmp_path):
+    folder, _ = study
+    table = read_csv(folder / "consensus/noise.csv", ["optics_group", "ring", "power"])
+    store = open_store(folder / "particles")
+    assert read_noise(folder / "consensus/noise.csv", store).shape == (2, BOX // 2 + 1)
+    for wrong in (table[table["ring"] < 5], table[table["optics_group"] == 1], table.assign(power=0.0)):
+        write_csv(tmp_path / "noise.csv", wrong)
+        with pytest.raises(InputError, match=rf"noise\.csv: {len(wrong)} rows; .* 17 rings and 2 optics groups"):
+            read_noise(tmp_path / "noise.csv", store)
+
+
+def test_held_out_particles_are_some_and_never_all():
+    assert choose_held_out(5, 0.1, 0).sum() == 1
+    assert choose_held_out(5, 0.999, 0).sum() == 4
+    assert choose_held_out(5, 0.0, 0).sum() == 0
 
 
 def test_batches_cover_all_rows_once(generator):

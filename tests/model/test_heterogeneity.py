@@ -93,6 +93,30 @@ def test_comes_back_from_its_file(tmp_path, decoder):
     assert torch.equal(again.encode(inputs), model.encode(inputs))
 
 
+@pytest.mark.parametrize("part", [0, 100, 0.5])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path, part):
+    path = tmp_path / "model.pt"
+    save_model(path, build_model(design(), molecule(), ALL, seed=0))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole)) if part < 1 else part])
+    with pytest.raises(InputError, match=r"model\.pt: not a heterogeneity model, or damaged .*again$") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        load_model(path)
+
+
+def test_weights_of_another_design_are_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    save_model(path, build_model(design(), molecule(), ALL, seed=0))
+    content = torch.load(path, weights_only=True)
+    content["design"]["hidden"] += 1
+    torch.save(content, path)
+    with pytest.raises(InputError, match="not a heterogeneity model"):
+        load_model(path)
+
+
 def test_a_pickle_is_not_executed(tmp_path):
     class Attack:
         def __reduce__(self):

@@ -201,6 +201,9 @@ def test_given_mask_is_used_and_checked(made, tmp_path):
     path = given(tmp_path, Map(5 * mask, PIXEL))
     with pytest.raises(InputError, match="a mask goes from 0 to 1"):
         consensus(particles=made.folder, out=tmp_path / "out", mask=path, options=Options())
+    path = given(tmp_path, Map(1 - mask, PIXEL))
+    with pytest.raises(InputError, match="the mask misses the molecule"):
+        consensus(particles=made.folder, out=tmp_path / "out", mask=path, options=Options())
 
 
 def test_cropped_odd_boxes_have_their_place_in_the_header(made, tmp_path, generator):

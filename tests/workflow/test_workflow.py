@@ -132,6 +132,21 @@ MISTAKES = {
     "missing file": ({"seeds": {"model": "nowhere/model.cif"}}, ["seeds.model", "no such file", "nowhere/model.cif"]),
     "missing folder": ({"particles": {"datadir": "nowhere"}}, ["particles.datadir", "no such folder", "nowhere"]),
     "folder in the place of a file": ({"seeds": {"model": "."}}, ["seeds.model", "no such file"]),
+    "two options that exclude each other": (
+        {"analyses": {"domains": {"latent": {"components": 9}}}},
+        [f"{LATENT}.components", "found 9", "latent_dim"],
+    ),
+    "trajectory from its end": ({"analyses": {"domains": {"latent": {"lower": 95, "upper": 5}}}}, [f"{LATENT}.lower"]),
+    "nothing may vary": (
+        {"analyses": {"domains": {"heterogeneity": {"position": False, "amplitude": False}}}},
+        ["analyses.domains.heterogeneity", "nothing may vary"],
+    ),
+    "empty band": (
+        {"analyses": {"domains": {"heterogeneity": {"resolution": 20, "lowest_resolution": 10}}}},
+        ["heterogeneity.lowest_resolution", "found 10", "20"],
+    ),
+    "box larger than the images": ({"particles": {"box": 4000}}, ["particles.box", "found 4000", "simulate.box"]),
+    "not a number": ({"neutral": {"resolution": float("nan")}}, ["neutral.resolution", "found nan"]),
     "no particles": ({"simulate": None}, ["particles.star", "simulate"]),
 }
 
@@ -149,6 +164,38 @@ def test_a_mistake_in_the_config_is_one_line_before_anything_runs(tmp_path, sect
     assert all(word in lines[0] for word in words), lines[0]
     assert not (tmp_path / "results").exists()
     assert seconds < 8, "two seconds on a machine that does nothing else; four times that on one shared by tests"
+
+
+def test_a_key_that_stands_twice_is_one_line(tmp_path):
+    path = saved(DEMO, tmp_path)
+    path.write_text(path.read_text() + "dataset: other\n")
+    done = snakemake("-n", "--configfile", path, cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.search(r"^config\.yaml: dataset: stands more than once .* line \d+$", done.stderr, re.MULTILINE), (
+        done.stderr
+    )
+
+
+def test_results_that_cannot_be_written_are_one_line(tmp_path):
+    (tmp_path / "results").write_text("a file")
+    done = snakemake("-n", "--configfile", saved(DEMO, tmp_path), cwd=tmp_path)
+    assert done.returncode == 1
+    assert "config.yaml: dataset: results/demo cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_stage_that_refuses_its_input_fails_the_run_in_one_line(tmp_path):
+    (tmp_path / "run data.star").write_text("data_job\n\n_rlnJobTypeLabel relion.refine3d\n")
+    config = changed(DEMO, simulate=None, particles={"star": "run data.star"})
+    target = "results/demo/even/particles/images.npy"
+    done = snakemake(target, "--cores", "1", "--configfile", saved(config, tmp_path), cwd=tmp_path)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("gaussemble particles: ")]
+    assert len(lines) == 1, done.stderr
+    assert "run data.star: no particles with images" in lines[0]
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "results/demo/logs/even/particles.txt").read_text() == lines[0] + "\n"
+    assert not [path for path in (tmp_path / "results/demo/even").rglob("*") if path.is_file()]
 
 
 # In the place of the command line: a stage's outputs are copied from where the test put empty ones.

@@ -131,6 +131,18 @@ def check_together():
         )
 
 
+def check_results():
+    """Stop where the results' folder cannot be made or written, which Snakemake would tell by a traceback."""
+    folder = Path("results") / config["dataset"]
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        stop(
+            "dataset",
+            f"{folder} cannot be written: {there.absolute()} is {'read-only' if there.is_dir() else 'a file'}; "
+            "remove it, or start from a folder of yours (--directory)",
+        )
+
+
 def nearest(word, known):
     """The known word that is spelt most like it, or all of them."""
     names = {str(name): name for name in known}
@@ -197,3 +209,4 @@ check_together()
 locate_paths()
 if "--lint" not in sys.argv:  # the rules can be linted where the data are not
     check_paths()
+    check_results()
