@@ -240,6 +240,9 @@ def test_far_atoms_are_told(study, tmp_path, capsys):
     assert "WARNING: 4 of 24 atoms" in capsys.readouterr().err
     moved = [s.atom.pos.tolist() for s in gemmi.read_structure(str(study["out"] / "pc1.cif"))[2].all()]
     assert np.allclose(moved, position + np.array([10, 0, -4]), atol=2e-3)
+    study["model"] = write_model(tmp_path / "away.cif", position + 500)
+    with pytest.raises(InputError, match=r"away\.cif: 24 of 24 atoms are over .* Å from any Gaussian"):
+        models(**study, options=Options())
 
 
 def test_stage_reads_a_saved_model(study, tmp_path, monkeypatch):

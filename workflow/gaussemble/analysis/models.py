@@ -64,7 +64,7 @@ def models(*, model: Path, neutral: Path, analysis: Path, map: Path, out: Path, 
     refuse_other_mixture(neutral, mixture, decoder)
     center = mixture.center.double().numpy() + read_map(map).center
     transition = transition_to_atoms(atoms.position, center, options.neighbors, options.reach)
-    say_far(transition)
+    say_far(transition, model)
     for stale in out.glob("pc*.cif"):  # of an earlier run with more trajectories
         stale.unlink()
     displacements = []
@@ -136,9 +136,14 @@ def transition_to_atoms(
     return Transition(np.asarray(nearest), distance[:, 0], reach, softmax(-0.5 * (distance / reach) ** 2, axis=1))
 
 
-def say_far(transition: Transition) -> None:
-    """Say how many atoms only follow what is far away."""
+def say_far(transition: Transition, path: Path) -> None:
+    """Say how many atoms only follow what is far away; raises InputError where most do."""
     far = int((transition.nearest > 3 * transition.reach).sum())
+    if far > len(transition.nearest) / 2:
+        raise InputError(
+            f"{path}: {far} of {len(transition.nearest)} atoms are over {3 * transition.reach:.1f} Å from any Gaussian; "
+            "fit the model into the map that the mixture was made from"
+        )
     if far:
         say(
             f"models: WARNING: {far} of {len(transition.nearest)} atoms are over {3 * transition.reach:.1f} Å from "

@@ -94,7 +94,8 @@ def read_csv(path: Path, columns: list[str] | None = None, words: list[str] | No
     if columns and table.empty:
         raise InputError(f"{path}: no rows under {', '.join(table.columns)}; make it again")
     for column in columns or []:
-        wrong = (pd.to_numeric(table[column], errors="coerce").isna() & table[column].notna()).to_numpy()
+        number = np.asarray(pd.to_numeric(table[column], errors="coerce"), np.float64)
+        wrong = np.isnan(number) & np.asarray(table[column].notna())
         if wrong.any():
             row = int(wrong.argmax())
             found = table[column].iloc[row]
