@@ -141,8 +141,8 @@ def say_far(transition: Transition, path: Path) -> None:
     far = int((transition.nearest > 3 * transition.reach).sum())
     if far > len(transition.nearest) / 2:
         raise InputError(
-            f"{path}: {far} of {len(transition.nearest)} atoms are over {3 * transition.reach:.1f} Å from any Gaussian; "
-            "fit the model into the map that the mixture was made from"
+            f"{path}: {far} of {len(transition.nearest)} atoms are over {3 * transition.reach:.1f} Å from any "
+            "Gaussian; fit the model into the map that the mixture was made from"
         )
     if far:
         say(
