@@ -118,7 +118,8 @@ def make_analysis(folder: Path, numbers: np.ndarray, particles: int, seed: int, 
 
 def make_volume(folder: Path, mixture: Mixture, seed: int) -> None:
     """One state's maps and FSC."""
-    write_map(folder / "map.mrc", density(mixture, 0.35, seed))
+    for name in ("map.mrc", "half1.mrc", "half2.mrc"):
+        write_map(folder / name, density(mixture, 0.35, seed))
     write_map(folder / "decoded.mrc", density(mixture, 0.0, seed))
     write_csv(folder / "fsc.csv", fsc_table(12 + seed % 4, seed))
 

@@ -40,7 +40,11 @@ def write_half(folder: Path, maps: torch.Tensor, sizes: list[int]) -> None:
     fsc = np.linspace(1, 0, len(frequency))
     for number, voxels in enumerate(maps, start=1):
         place = analysis / "volumes" / f"cluster_{number}"
-        write_map(place / "map.mrc", Map(voxels.float(), PIXEL))
+        for half in (
+            "half1.mrc",
+            "half2.mrc",
+        ):  # no map.mrc: its filter follows the size of the class
+            write_map(place / half, Map(voxels.float(), PIXEL))
         pd.DataFrame({"frequency": frequency, "fsc_masked": fsc}).to_csv(place / "fsc.csv", index=False)
     write_map(folder / "consensus" / "mask.mrc", Map((blob(0, 0, 0, 20, 2.0).clamp(max=1)).float(), PIXEL))
 

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from gaussemble.errors import InputError
 from gaussemble.fit.heterogeneity import Options, heterogeneity, read_noise
-from gaussemble.fit.training import choose_held_out, shuffled
+from gaussemble.fit.training import choose_held_out, rate_share, shuffled
 from gaussemble.io.files import read_csv, write_csv
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
@@ -119,19 +119,34 @@ def test_same_seed_same_result(study):
 
 
 def test_region_holds_the_rest_still(study):
+    """A box off every axis, in a map whose origin is not the consensus map's: no swapped axis selects the same."""
     folder, _ = study
-    mask = torch.zeros(BOX, BOX, BOX)
-    mask[:, :, BOX // 2 + 4 :] = 1  # x of more than 4 pixels: the arm
-    write_map(folder / "region.mrc", Map(mask, PIXEL))
-    options = Options(latent_dim=1, epochs=2, hidden=16)
+    center = molecule().center
+    low, high = torch.tensor([18.0, -9.0, -6.0]), torch.tensor([60.0, 15.0, 9.0])
+    inside = ((center > low) & (center < high)).all(-1)
+    assert 3 <= int(inside.sum()) <= 12
+    grid = (torch.arange(BOX) - BOX // 2) * PIXEL
+    x, y, z = ((grid > low[axis]) & (grid < high[axis]) for axis in range(3))
+    mask = (z[:, None, None] & y[None, :, None] & x[None, None, :]).float()
+    moved = torch.roll(mask, (-1, -2, -3), (0, 1, 2))  # by as much as the origin says
+    write_map(folder / "region.mrc", Map(moved, PIXEL, (3 * PIXEL, 2 * PIXEL, PIXEL)))
     paths = {"particles": folder / "particles", "consensus": folder / "consensus", "neutral": folder / "mixture.npz"}
+    options = Options(latent_dim=1, epochs=2, hidden=16)
     heterogeneity(**paths, out=folder / "out", region=folder / "region.mrc", options=options)
     model = load_model(folder / "out/model.pt")
-    inside = molecule().center[:, 0] / PIXEL > 3.5
-    assert torch.equal(model.varies, inside)
+    nearest = (center / PIXEL).round() * PIXEL
+    assert torch.equal(model.varies, ((nearest > low) & (nearest < high)).all(-1))
     with torch.no_grad():
-        moved = (model.decode(torch.ones(1, 1)).center[0] - molecule().center).norm(dim=-1)
-    assert (moved[~inside] < 1e-4).all()
+        distance = (model.decode(torch.ones(1, 1)).center[0] - center).norm(dim=-1)
+    assert (distance[~model.varies] < 1e-4).all()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 100])
+def test_learning_rate_rises_then_falls(steps):
+    shares = [rate_share(done, steps) for done in range(steps)]
+    assert max(shares) == pytest.approx(1.0)
+    assert min(shares) > 0
+    assert shares.index(max(shares)) <= max(1, steps // 10)
 
 
 def test_wrong_input_is_refused_by_name(study):

@@ -211,3 +211,11 @@ def test_a_header_of_another_pixel_size_is_said(make, capsys):
     assert report["pixel_size"] == 2.0
     assert any("header" in sentence and "1.5 Å" in sentence for sentence in report["assumed"])
     assert "2 Å is used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["full", "even"])
+def test_the_same_image_in_two_rows_is_refused(make, split):
+    """It would stand in both halves, which then agree by its noise."""
+    names = [f"{number:06d}@stack.mrcs" for number in range(1, COUNT)] + ["3@stack.mrcs"]
+    with pytest.raises(InputError, match=r"rows 2 and 8 \(from 0\) are the same image 3@stack\.mrcs"):
+        make(columns={"rlnImageName": names}, split=split)

@@ -29,6 +29,7 @@ from gaussemble.io.mrc import read_map
 from gaussemble.options import StageOptions
 from gaussemble.physics.rings import resolution, ring_frequencies, shell_correlation
 from gaussemble.progress import say
+from gaussemble.quantities import Map
 
 SIGNIFICANT = 3.0  # standard errors
 NO_NULL = (
@@ -236,11 +237,15 @@ def verdict(name: str, rows: list[dict], found: Comparison, options: Options) ->
 
 
 def read_classes(folder: Path) -> Classes:
-    """The classes of one half's analysis from its folders latent/ and volumes/."""
+    """The classes of one half's analysis from its folders latent/ and volumes/.
+
+    Maps are means of the unregularised half-maps. That of map.mrc is damped by its class's own signal-to-noise ratio, and
+    a difference of such maps would hold what the filters differ by, the same in both halves, without any structure.
+    """
     assigned = read_csv(folder / "latent" / "clusters.csv", ["cluster"])["cluster"].to_numpy()
     size = np.bincount(assigned)[1:]
     places = [folder / "volumes" / f"cluster_{number}" for number in range(1, len(size) + 1)]
-    maps = [read_map(place / "map.mrc") for place in places]
+    maps = [_mean_of_halves(place) for place in places]
     if len({(each.box, round(each.pixel_size, 4)) for each in maps}) > 1:
         raise InputError(f"{folder / 'volumes'}: its cluster maps differ in box or voxel size; make them again")
     limits = []
@@ -249,6 +254,11 @@ def read_classes(folder: Path) -> Classes:
         curve, frequency = (torch.tensor(fsc[name].to_numpy()) for name in ("fsc_masked", "frequency"))
         limits.append(resolution(curve, frequency, 0.5))
     return Classes(torch.stack([each.voxels for each in maps]), size, np.array(limits), maps[0].pixel_size)
+
+
+def _mean_of_halves(folder: Path) -> Map:
+    half1, half2 = (read_map(folder / name) for name in ("half1.mrc", "half2.mrc"))
+    return half1.with_voxels((half1.voxels + half2.voxels) / 2)
 
 
 def _union_of_masks(even: Path, odd: Path, box: int) -> Float[Tensor, "z y x"]:

@@ -7,6 +7,7 @@ and gets its uncertainty (fit.posterior).
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -90,14 +91,16 @@ def region_of(region: Path | None, neutral: Mixture, frame: Map) -> Bool[Tensor,
     if region is None:
         return torch.ones(len(neutral), dtype=torch.bool)
     mask = read_map(region)
-    if mask.box != frame.box or abs(mask.pixel_size / frame.pixel_size - 1) > 0.01:
+    field, expected = mask.box * mask.pixel_size, frame.box * frame.pixel_size
+    if abs(field / expected - 1) > 0.01:
         raise InputError(
-            f"{region}: box {mask.box} of {mask.pixel_size:.3f} Å, but the consensus map has box {frame.box} of "
-            f"{frame.pixel_size:.3f} Å; resample the mask"
+            f"{region}: box {mask.box} of {mask.pixel_size:.3f} Å spans {field:.1f} Å, but the consensus map, box "
+            f"{frame.box} of {frame.pixel_size:.3f} Å, spans {expected:.1f} Å; resample the mask"
         )
-    voxel = (neutral.center / mask.pixel_size).round().long() + mask.box // 2
+    position = neutral.center + torch.from_numpy(frame.center - np.asarray(mask.origin)).float()
+    voxel = (position / mask.pixel_size).round().long()
     x, y, z = voxel.clamp(0, mask.box - 1).unbind(-1)
-    inside = mask.voxels[z, y, x] >= 0.5
+    inside = (mask.voxels[z, y, x] >= 0.5) & ((voxel >= 0) & (voxel < mask.box)).all(-1)
     if not inside.any():
         raise InputError(f"{region}: no Gaussian of the neutral mixture lies inside; does the mask belong to the map?")
     say(f"heterogeneity: {int(inside.sum())} of {len(neutral)} Gaussians lie in the region and vary")

@@ -20,6 +20,7 @@ from gaussemble.progress import say
 from gaussemble.quantities import Mixture
 
 EVALUATION_BATCH = 64  # what a processor core keeps in its cache
+GRADIENT_LIMIT = 100.0  # several times what a mean loss of some tens of nats gives; it stops a single bad batch
 COARSE = 0.5  # of the highest frequency, in the first epochs
 
 
@@ -76,6 +77,14 @@ def baselines(band: Band, neutral: Mixture, loss: Loss, device: torch.device) ->
     return values[0], values[1]
 
 
+def rate_share(done: int, steps: int) -> float:
+    """Share of the highest learning rate after `done` of `steps` steps: a tenth up, then down as a cosine."""
+    rising = max(1, steps // 10)
+    if done < rising:
+        return (done + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (done - rising) / max(1, steps - rising)))
+
+
 def train(model: DeformableMixture, study: Study, options: TrainingOptions) -> pd.DataFrame:
     """The training loop; returns its history. Losses are means a particle, relative to the neutral mixture's."""
     torch.manual_seed(options.seed)
@@ -83,7 +92,7 @@ def train(model: DeformableMixture, study: Study, options: TrainingOptions) -> p
     rows = torch.nonzero(~study.held_out).flatten()
     steps = options.epochs * max(1, round(len(rows) / options.batch))
     optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: rate_share(done, steps))
     history, start = [], time.monotonic()
     for epoch in range(1, options.epochs + 1):
         model.train()
@@ -95,7 +104,7 @@ def train(model: DeformableMixture, study: Study, options: TrainingOptions) -> p
                 raise InputError(f"the loss is {value} in epoch {epoch}; lower the option learning_rate")
             optimizer.zero_grad()
             objective.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0 * len(chosen) ** 0.5)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_LIMIT)
             optimizer.step()
             schedule.step()
             total += value * len(chosen)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field
@@ -97,6 +98,7 @@ def rows_of_split(star: StarFile, split: Split, halves: Halves) -> np.ndarray:
     Raises:
         InputError: no row does, or rlnRandomSubset is missing or not 1 or 2.
     """
+    _refuse_repeated(star)
     if split == "full":
         return np.arange(len(star))
     half = np.arange(len(star)) % 2 if halves == "rows" else _random_subset(star)
@@ -104,6 +106,20 @@ def rows_of_split(star: StarFile, split: Split, halves: Halves) -> np.ndarray:
     if not len(rows):
         raise InputError(f"{star.path}: no particle is in the {split} half ({len(star)} rows, halves by {halves})")
     return rows
+
+
+def _refuse_repeated(star: StarFile) -> None:
+    """One image in two rows would stand in both halves, whose maps then share its noise and agree by it."""
+    image = pd.Series(star.particles["rlnImageName"]).str.lstrip("0")
+    repeated = image.duplicated()
+    if repeated.any():
+        second = int(np.argmax(repeated))
+        first = int(np.argmax(image == image[second]))
+        raise InputError(
+            f"{star.path}: rows {first} and {second} (from 0) are the same image {image[second]}, and so are "
+            f"{int(repeated.sum())} rows in all; even and odd must not share images: leave one row of each (a "
+            "symmetry-expanded file: use the refinement's own)"
+        )
 
 
 def _random_subset(star: StarFile) -> np.ndarray:
