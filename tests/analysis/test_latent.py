@@ -129,8 +129,10 @@ def test_umap_keeps_groups_together_also_those_placed_later():
 
 def test_one_latent_dimension(tmp_path):
     z, _ = blobs()
-    folder = run(tmp_path, table_of(z[:, :1]), components=1, clusters=2)
+    folder = run(tmp_path, table_of(z[:, :1]), components=None, clusters=2, umap=True)
     assert pd.read_csv(folder / "clusters.csv")["cluster"].value_counts().min() > 50
+    assert [path.name for path in (folder / "trajectories").iterdir()] == ["pc1.csv"]
+    assert "umap1" not in pd.read_csv(folder / "embedding.csv")
 
 
 def test_trajectories_of_an_earlier_run_do_not_stay(tmp_path):

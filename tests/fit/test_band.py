@@ -6,6 +6,7 @@ import torch
 from gaussemble.fit.band import half_sums, open_band, ring_gain
 from gaussemble.fit.losses import frc, likelihood
 from gaussemble.io.store import open_store, write_store
+from gaussemble.physics.rings import ring_multiplicity
 from gaussemble.quantities import Mixture
 from tiny import BOX, PIXEL, bent, images, make_store, molecule, particles, white_noise_power
 
@@ -90,3 +91,21 @@ def test_on_disk_and_in_memory_are_the_same(tmp_path, generator):
     disk = open_band(store, white_noise_power(1.0), 20.0, memory_limit=0)
     rows = torch.tensor([5, 1, 2])
     assert torch.equal(memory.batch(rows).image, disk.batch(rows).image)
+
+
+def test_each_optics_group_is_whitened_by_its_own_noise(tmp_path, generator):
+    """Noise three times as strong in the second group (odd rows): whitened, both have a power of 1."""
+    known = particles(200, generator)
+    noise = torch.randn(200, BOX, BOX, generator=generator)
+    noise[1::2] *= 3
+    write_store(tmp_path, known, noise, PIXEL)
+    power = white_noise_power(1.0) * torch.tensor([[1.0], [9.0]])
+    band = open_band(open_store(tmp_path), power, 16.0)
+    batch = band.batch(torch.arange(200))
+    squared = half_sums(batch.image.abs().square(), band.box).sum(-1)
+    counted = ((band.weight[0] > 0) * ring_multiplicity(band.box)).sum()
+    for group in range(2):
+        # 100 images of some 450 coefficients: 2 % is four standard errors
+        assert float(squared[group::2].mean() / counted) == pytest.approx(1.0, rel=0.02)
+    # and the transfer follows: the second group's is a third of what the first's would be
+    assert torch.allclose(band.weight[1] * 3, band.weight[0])

@@ -14,7 +14,7 @@ def test_pooled_gradient_is_that_of_moving_the_group(tmp_path, generator):
     store, _ = make_store(tmp_path, 4, 0.5, generator)
     batch = open_band(store, white_noise_power(0.5), 16.0).batch(torch.arange(4))
     neutral = molecule()
-    pooling = make_pooling(neutral, torch.ones(24, dtype=torch.bool), 5, seed=0)
+    pooling = make_pooling(neutral, torch.ones(24, dtype=torch.bool), 5, ["position", "amplitude"], seed=0)
     pooled = pooling(particle_gradients(batch, neutral, likelihood, length=10.0))
     group, axis, step = 2, 1, 0.02
     change = torch.zeros(24, 3)
@@ -48,8 +48,28 @@ def test_gaussians_that_do_not_vary_have_no_inputs(tmp_path, generator):
     store, _ = make_store(tmp_path, 4, 0.5, generator)
     band = open_band(store, white_noise_power(0.5), 16.0)
     varies = torch.arange(24) >= 16
-    pooling = make_pooling(molecule(), varies, 4, seed=0)
+    pooling = make_pooling(molecule(), varies, 4, ["width"], seed=0)
     assert (pooling.group[:16] == -1).all()
     inputs = encoder_inputs(band, molecule(), likelihood, pooling, 16.0, torch.device("cpu"))
-    assert inputs.shape == (4, pooling.inputs)
+    assert inputs.shape == (4, pooling.inputs) == (4, 2 * 4)  # two bands of four groups, of width alone
     assert torch.isfinite(inputs).all()
+
+
+def test_each_column_is_its_own_parameter(tmp_path, generator):
+    """Steps along x, y, z, amplitude and width of one Gaussian, each predicted by its own column alone."""
+    store, _ = make_store(tmp_path, 4, 0.5, generator)
+    batch = open_band(store, white_noise_power(0.5), 16.0).batch(torch.arange(4))
+    neutral, one = molecule(), 18
+    gradient = particle_gradients(batch, neutral, likelihood, length=1.0)[:, one]
+    for column in range(5):
+        losses = []
+        for step in (0.02, -0.02):
+            center, amplitude, width = neutral.center.clone(), neutral.amplitude.clone(), neutral.width.clone()
+            if column < 3:
+                center[one, column] += step
+            else:
+                (amplitude if column == 3 else width)[one] *= 1 + step
+            losses.append(likelihood(batch, batch.predict(Mixture(center, amplitude, width))))
+        quotient = (losses[0] - losses[1]) / 0.04
+        # the likelihood is hundreds of nats in float32: its difference is good to 1e-4 of that over 0.04
+        assert torch.allclose(-quotient, gradient[:, column], atol=0.02 * float(gradient.abs().max()) + 0.02)

@@ -1,5 +1,6 @@
 """The deformable mixture: neutral at first, focused, saved and read, safe."""
 
+import math
 import pickle
 
 import pytest
@@ -71,6 +72,20 @@ def test_amplitudes_never_turn_negative_and_can_vanish():
     mixture = model.decode(torch.zeros(1, 2))
     assert (mixture.amplitude >= 0).all()
     assert float(mixture.amplitude.detach().max()) < 1e-6
+
+
+def test_each_channel_is_its_parameter():
+    """A known last layer: +x by 2 Å, -y, +z; amplitude by softplus(1 + c), which is 1.5 to 2; width by exp(0.5)."""
+    model = build_model(design(), molecule(), ALL, seed=0)
+    bias = torch.tensor([0.2, -0.1, 0.3, 1.0, 0.5]).repeat(24)
+    with torch.no_grad():
+        model.decoder.network.head.bias.copy_(bias)
+        mixture = model.decode(torch.zeros(1, 2))
+    expected = molecule().center + torch.tensor([2.0, -1.0, 3.0])
+    assert torch.allclose(mixture.center[0], expected, atol=1e-5)
+    grown = mixture.amplitude[0] / molecule().amplitude
+    assert torch.allclose(grown, torch.full((24,), math.log(1 + math.e * (math.e - 1))), atol=1e-5)
+    assert torch.allclose(mixture.width[0], molecule().width * math.exp(0.5), atol=1e-4)
 
 
 def test_anchors_drive_their_neighbours():

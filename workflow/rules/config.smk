@@ -100,7 +100,7 @@ def check_together():
             stages["latent"],
             f"analyses.{name}",
         )
-        if latent["components"] > vary["latent_dim"]:
+        if (latent["components"] or 1) > vary["latent_dim"]:
             stop(
                 f"{here}.latent.components",
                 f"found {latent['components']}; expected at most the heterogeneity's latent_dim, {vary['latent_dim']}",

@@ -239,7 +239,7 @@ def verdict(name: str, rows: list[dict], found: Comparison, options: Options) ->
 def read_classes(folder: Path) -> Classes:
     """The classes of one half's analysis from its folders latent/ and volumes/.
 
-    Maps are means of the unregularised half-maps. That of map.mrc is damped by its class's own signal-to-noise ratio, and
+    Maps are means of the unregularised half-maps. That of map.mrc is damped by its class's signal-to-noise ratio, and
     a difference of such maps would hold what the filters differ by, the same in both halves, without any structure.
     """
     assigned = read_csv(folder / "latent" / "clusters.csv", ["cluster"])["cluster"].to_numpy()

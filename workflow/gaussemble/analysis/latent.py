@@ -33,7 +33,9 @@ UMAP_PARTICLES = 50_000  # more are placed among a random sample of this many
 class Options(StageOptions):
     """Options of the stage `latent`."""
 
-    components: int = Field(default=2, ge=1, description="Number of principal components that get a trajectory.")
+    components: int | None = Field(
+        default=None, ge=1, description="Number of principal components that get a trajectory; none: two, if there are."
+    )
     points: int = Field(default=5, ge=2, description="Points of a trajectory.")
     lower: float = Field(default=5, ge=0, le=100, description="Percentile of the particles where a trajectory starts.")
     upper: float = Field(default=95, ge=0, le=100, description="Percentile of the particles where a trajectory ends.")
@@ -166,7 +168,7 @@ def _checked(path: Path, options: Options) -> tuple[pd.DataFrame, list[str]]:
             f"{path}: row {row + 1} (particle {table['particle'].iloc[row]}) has a latent that is not a number, one of "
             f"{(~finite).sum()}; the training went astray, look at history.csv beside it"
         )
-    if options.components > len(names):
+    if options.components is not None and options.components > len(names):
         raise InputError(f"option components is {options.components}, but {path} has {len(names)} latent dimension(s)")
     if options.lower >= options.upper:
         raise InputError(f"option lower is {options.lower:g} and must be below upper, which is {options.upper:g}")
@@ -199,7 +201,7 @@ def _write_trajectories(
     at = np.linspace(options.lower, options.upper, options.points)
     for stale in folder.glob("pc*.csv"):  # of an earlier run with more components
         stale.unlink()
-    for component in range(options.components):
+    for component in range(options.components or min(2, pc.shape[1])):
         coordinate, z = trajectory(axes, pc, component, at)
         columns = {"point": np.arange(1, len(at) + 1), "percentile": at, f"pc{component + 1}": coordinate}
         columns |= {f"z{axis + 1}": z[:, axis] for axis in range(z.shape[1])}
@@ -225,7 +227,7 @@ def latent(*, latent: Path, out: Path, options: Options) -> None:
     embedding = pd.DataFrame(table[["particle", *names, *deviations]]).assign(
         **dict(zip(components, pc.T, strict=True))
     )
-    if options.umap:
+    if options.umap and pc.shape[1] > 1:  # one dimension is a picture already
         embedding[["umap1", "umap2"]] = umap_picture(pc, options.neighbors, options.seed)
     write_csv(out / "embedding.csv", embedding)
     write_csv(out / "clusters.csv", pd.DataFrame({"particle": table["particle"], "cluster": cluster}))

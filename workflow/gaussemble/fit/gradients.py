@@ -18,45 +18,47 @@ from gaussemble.progress import progress
 from gaussemble.quantities import Mixture
 
 BATCH = 64  # what a processor core keeps in its cache
-COLUMNS = 4  # x, y, z, amplitude
+COLUMNS = {"position": (0, 1, 2), "amplitude": (3,), "width": (4,)}  # of `particle_gradients`
 BANDS = (0.5, 1.0)  # of the highest frequency: the coarse gradient points further, the fine one more exactly
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """Which group each Gaussian belongs to; -1: none, it does not vary."""
+    """Which group each Gaussian belongs to, and the gradient's columns that count: those of what may vary."""
 
-    group: Int[Tensor, " gaussian"]
+    group: Int[Tensor, " gaussian"]  # -1: none, it does not vary
     groups: int
+    columns: list[int]
 
     @property
     def inputs(self) -> int:
         """Length of the encoder's input."""
-        return len(BANDS) * COLUMNS * self.groups
+        return len(BANDS) * len(self.columns) * self.groups
 
-    def __call__(self, values: Float[Tensor, "image gaussian column"]) -> Float[Tensor, "image group column"]:
+    def __call__(self, values: Float[Tensor, "image gaussian 5"]) -> Float[Tensor, "image group column"]:
         """Sums over the groups."""
-        kept = self.group.to(values.device) >= 0
-        pooled = values.new_zeros(len(values), self.groups, values.shape[-1])
-        return pooled.index_add_(1, self.group.to(values.device)[kept], values[:, kept])
+        group = self.group.to(values.device)
+        pooled = values.new_zeros(len(values), self.groups, len(self.columns))
+        return pooled.index_add_(1, group[group >= 0], values[:, group >= 0][..., self.columns])
 
 
-def make_pooling(neutral: Mixture, varies: Tensor, groups: int, seed: int) -> Pooling:
-    """Groups of neighbours by k-means over the Gaussians that vary."""
+def make_pooling(neutral: Mixture, varies: Tensor, groups: int, variables: list[str], seed: int) -> Pooling:
+    """Groups of neighbours by k-means over the Gaussians that vary; `variables` are keys of `COLUMNS`."""
     groups = min(groups, int(varies.sum()))
     labels = KMeans(groups, n_init="auto", random_state=seed).fit_predict(neutral.center[varies].numpy())
     group = torch.full((len(neutral),), -1)
     group[varies] = torch.from_numpy(labels).long()
-    return Pooling(group, groups)
+    return Pooling(group, groups, [column for name in variables for column in COLUMNS[name]])
 
 
-def particle_gradients(batch: Batch, neutral: Mixture, loss: Loss, length: float) -> Float[Tensor, "image gaussian 4"]:
-    """-dL/d(center) times `length` Å, and -dL/d(log amplitude), of each particle at the neutral mixture."""
+def particle_gradients(batch: Batch, neutral: Mixture, loss: Loss, length: float) -> Float[Tensor, "image gaussian 5"]:
+    """-dL/d(center) times `length` Å, -dL/d(log amplitude), -dL/d(log width) of each particle, at the neutral mixture."""
     each = neutral.expand(len(batch))
-    center, amplitude = each.center.clone().requires_grad_(), each.amplitude.clone().requires_grad_()
-    total = loss(batch, batch.predict(Mixture(center, amplitude, each.width))).sum()
-    by_center, by_amplitude = torch.autograd.grad(total, (center, amplitude))
-    return -torch.cat([length * by_center, (neutral.amplitude * by_amplitude)[..., None]], dim=-1)
+    center, amplitude, width = (part.clone().requires_grad_() for part in (each.center, each.amplitude, each.width))
+    total = loss(batch, batch.predict(Mixture(center, amplitude, width))).sum()
+    by_center, by_amplitude, by_width = torch.autograd.grad(total, (center, amplitude, width))
+    relative = torch.stack([neutral.amplitude * by_amplitude, neutral.width * by_width], dim=-1)
+    return -torch.cat([length * by_center, relative], dim=-1)
 
 
 def encoder_inputs(

@@ -17,7 +17,7 @@ from torch import Tensor
 from gaussemble.errors import InputError
 from gaussemble.fit.band import open_band, ring_gain
 from gaussemble.fit.devices import DeviceName, choose_device
-from gaussemble.fit.gradients import encoder_inputs, make_pooling
+from gaussemble.fit.gradients import COLUMNS, encoder_inputs, make_pooling
 from gaussemble.fit.losses import LOSSES, LossName
 from gaussemble.fit.neutral import consensus_resolution, refuse_beyond_nyquist
 from gaussemble.fit.posterior import refine
@@ -128,7 +128,8 @@ def prepare(
     device = choose_device(options.device)
     band = open_band(store, read_noise(consensus / "noise.csv", store), resolution, options.lowest_resolution)
     band = band.with_gain(ring_gain(band, neutral))
-    pooling = make_pooling(neutral, varies, options.inputs, options.seed)
+    variables = [name for name in COLUMNS if getattr(options, name)]
+    pooling = make_pooling(neutral, varies, options.inputs, variables, options.seed)
     loss, on_device = LOSSES[options.loss], neutral.to(device)
     inputs = encoder_inputs(band, on_device, loss, pooling, resolution, device)
     if not torch.isfinite(inputs).all():
@@ -188,6 +189,9 @@ def heterogeneity(
     if not (options.position or options.amplitude or options.width):
         raise InputError("options position, amplitude and width are all off, so nothing may vary; switch one on")
     store, mixture = open_store(particles), read_mixture(neutral)
+    fewest = options.latent_dim + 2
+    if len(store) < fewest:
+        raise InputError(f"{particles}: {len(store)} particle(s); {options.latent_dim} latent dimensions want {fewest}")
     varies = region_of(region, mixture, read_map(consensus / "map.mrc"))
     refuse_beyond_nyquist(options.resolution, store.pixel_size, particles)
     finest = options.resolution or 1.5 * consensus_resolution(consensus / "fsc.csv")
