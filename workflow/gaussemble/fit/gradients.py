@@ -52,7 +52,7 @@ def make_pooling(neutral: Mixture, varies: Tensor, groups: int, variables: list[
 
 
 def particle_gradients(batch: Batch, neutral: Mixture, loss: Loss, length: float) -> Float[Tensor, "image gaussian 5"]:
-    """-dL/d(center) times `length` Å, -dL/d(log amplitude), -dL/d(log width) of each particle, at the neutral mixture."""
+    """-dL/d(center) times `length` Å, -dL/d(log amplitude), -dL/d(log width) of each particle at the neutral one."""
     each = neutral.expand(len(batch))
     center, amplitude, width = (part.clone().requires_grad_() for part in (each.center, each.amplitude, each.width))
     total = loss(batch, batch.predict(Mixture(center, amplitude, width))).sum()
