@@ -44,33 +44,33 @@ from gaussemble.quantities import Map, Mixture
 class Options(TrainingOptions):
     """Options of the heterogeneity analysis."""
 
-    latent_dim: int = Field(default=4, ge=1, description="length of the latent vectors")
+    latent_dim: int = Field(default=4, ge=1, description="Length of the latent vectors.")
     resolution: float | None = Field(
         default=None,
         gt=0,
-        description="finest resolution compared with particles, in Å; none: 1.5 x the consensus map's",
+        description="Finest resolution compared with particles, in Å; none: 1.5 x the consensus map's.",
     )
     lowest_resolution: float | None = Field(
-        default=None, gt=0, description="coarsest resolution compared, in Å; none: all"
+        default=None, gt=0, description="Coarsest resolution compared, in Å; none: all."
     )
-    loss: LossName = Field(default="likelihood", description="whitened likelihood, or Fourier ring correlation")
+    loss: LossName = Field(default="likelihood", description="Whitened likelihood, or Fourier ring correlation.")
     decoder: DecoderKind = Field(
-        default="dense", description="outputs for each Gaussian, or for anchors that drive them"
+        default="dense", description="Outputs for each Gaussian, or for anchors that drive them."
     )
-    anchors: int = Field(default=64, ge=1, description="anchors of the hierarchical decoder")
+    anchors: int = Field(default=64, ge=1, description="Anchors of the hierarchical decoder.")
     inputs: int = Field(
-        default=64, ge=1, description="groups of Gaussians over which the encoder's gradients are pooled"
+        default=64, ge=1, description="Groups of Gaussians over which the encoder's gradients are pooled."
     )
-    position: bool = Field(default=True, description="Gaussians may move")
-    amplitude: bool = Field(default=True, description="Gaussians may appear and disappear")
-    width: bool = Field(default=False, description="Gaussians may sharpen and blur")
-    hidden: int = Field(default=256, ge=1, description="units of each hidden layer")
-    layers: int = Field(default=3, ge=1, description="hidden layers of encoder and decoder")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the output layers")
+    position: bool = Field(default=True, description="Gaussians may move.")
+    amplitude: bool = Field(default=True, description="Gaussians may appear and disappear.")
+    width: bool = Field(default=False, description="Gaussians may sharpen and blur.")
+    hidden: int = Field(default=256, ge=1, description="Units of each hidden layer.")
+    layers: int = Field(default=3, ge=1, description="Hidden layers of encoder and decoder.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before the output layers.")
     refine_steps: int = Field(
-        default=1, ge=0, description="Gauss-Newton steps on each particle's latent after training"
+        default=1, ge=0, description="Gauss-Newton steps on each particle's latent after training."
     )
-    device: DeviceName = Field(default="auto", description="where to train: auto takes a GPU when there is one")
+    device: DeviceName = Field(default="auto", description="Where to train: auto takes a GPU when there is one.")
 
 
 def refine_all(

@@ -37,16 +37,16 @@ class Options(StageOptions):
     """Options of the neutral fit."""
 
     resolution: float | None = Field(
-        default=None, gt=0, description="finest resolution to fit, in Å; none: the consensus map's own (FSC 0.143)"
+        default=None, gt=0, description="Finest resolution to fit, in Å; none: the consensus map's own (FSC 0.143)."
     )
-    rounds: int = Field(default=3, ge=1, description="resolutions from coarse to fine, each twice as fine as the last")
-    steps: int = Field(default=150, ge=1, description="optimiser steps a round")
+    rounds: int = Field(default=3, ge=1, description="Resolutions from coarse to fine, each twice as fine as the last.")
+    steps: int = Field(default=150, ge=1, description="Optimiser steps a round.")
     learning_rate: float = Field(
-        default=0.02, gt=0, description="of positions in voxels; other parameters in proportion"
+        default=0.02, gt=0, description="Learning rate of positions in voxels; other parameters in proportion."
     )
-    max_move: float = Field(default=8.0, gt=0, description="farthest from its seed along each axis, in Å")
-    device: DeviceName = Field(default="auto", description="where to compute: auto takes a GPU when there is one")
-    seed: int = Field(default=0, ge=0, description="of the projection directions")
+    max_move: float = Field(default=8.0, gt=0, description="Farthest from its seed along each axis, in Å.")
+    device: DeviceName = Field(default="auto", description="Where to compute: auto takes a GPU when there is one.")
+    seed: int = Field(default=0, ge=0, description="Seed of the projection directions.")
 
 
 class MixtureParameters(nn.Module):

@@ -27,16 +27,16 @@ COARSE = 0.5  # of the highest frequency, in the first epochs
 class TrainingOptions(StageOptions):
     """Options of the training loop."""
 
-    epochs: int = Field(default=15, ge=1, description="passes over the particles")
+    epochs: int = Field(default=15, ge=1, description="Passes over the particles.")
     coarse_epochs: float = Field(
-        default=0.4, ge=0, le=1, description="share of the epochs, from the first, that compare at half the resolution"
+        default=0.4, ge=0, le=1, description="Share of the epochs, from the first, that compare at half the resolution."
     )
-    batch: int = Field(default=64, ge=1, description="particles a step")
-    learning_rate: float = Field(default=2e-3, gt=0, description="highest rate of the schedule (warm-up, then cosine)")
-    noise: float = Field(default=0.3, ge=0, description="standard deviation of the noise on the latents in training")
-    prior: float = Field(default=1.0, ge=0, description="weight of the latents' prior, a unit normal distribution")
-    held_out: float = Field(default=0.1, ge=0, lt=1, description="share of particles kept from training, to watch it")
-    seed: int = Field(default=0, ge=0, description="of weights, shuffling and held-out particles")
+    batch: int = Field(default=64, ge=1, description="Particles a step.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Highest rate of the schedule (warm-up, then cosine).")
+    noise: float = Field(default=0.3, ge=0, description="Standard deviation of the noise on the latents in training.")
+    prior: float = Field(default=1.0, ge=0, description="Weight of the latents' prior, a unit normal distribution.")
+    held_out: float = Field(default=0.1, ge=0, lt=1, description="Share of particles kept from training, to watch it.")
+    seed: int = Field(default=0, ge=0, description="Seed of weights, shuffling and held-out particles.")
 
 
 @dataclass(frozen=True)

@@ -45,30 +45,32 @@ BLOCK = 16  # images projected at a time; 1300 beads of 64 pixels take 15 MB, wh
 class Options(StageOptions):
     """How many particles, how they move, how they are imaged."""
 
-    particles: int = Field(default=6000, gt=0, description="number of particles; with a STAR file, at most its rows")
-    box: int = Field(default=64, ge=8, description="pixels along an image's edge")
-    pixel_size: float = Field(default=4.0, gt=0, description="Å")
-    moving: str = Field(default="B", description="what swings: a chain, or part of one (B/220-334; gemmi's selections)")
+    particles: int = Field(default=6000, gt=0, description="Number of particles; with a STAR file, at most its rows.")
+    box: int = Field(default=64, ge=8, description="Pixels along an image's edge.")
+    pixel_size: float = Field(default=4.0, gt=0, description="Å.")
+    moving: str = Field(
+        default="B", description="What swings: a chain, or part of one (B/220-334; gemmi's selections)."
+    )
     swing: float = Field(
-        default=60.0, ge=0, le=360, description="degrees from one end of the swing to the other; 0: none"
+        default=60.0, ge=0, le=360, description="Degrees from one end of the swing to the other; 0: none."
     )
     optional: str = Field(
-        default="C", description="what is present in part of the particles: a chain or part of one, as for moving"
+        default="C", description="What is present in part of the particles: a chain or part of one, as for moving."
     )
-    occupancy: float = Field(default=0.5, ge=0, le=1, description="fraction of particles with the optional part")
-    width: float = Field(default=3.0, gt=0, description="standard deviation in Å of the Gaussian of each residue")
+    occupancy: float = Field(default=0.5, ge=0, le=1, description="Fraction of particles with the optional part.")
+    width: float = Field(default=3.0, gt=0, description="Standard deviation in Å of the Gaussian of each residue.")
     snr: float = Field(
-        default=0.05, gt=0, description="variance of the signal (with CTF, whole image) over the noise's"
+        default=0.05, gt=0, description="Variance of the signal (with CTF, whole image) over the noise's."
     )
-    shift: float = Field(default=1.5, ge=0, description="standard deviation of the shifts along x and y, in pixels")
-    defocus_low: float = Field(default=0.8, description="smallest defocus in um")
-    defocus_high: float = Field(default=2.5, description="largest defocus in um")
-    astigmatism: float = Field(default=300.0, ge=0, description="largest difference of the two defoci in Å")
-    voltage: float = Field(default=300.0, gt=0, description="kV")
-    spherical_aberration: float = Field(default=2.7, ge=0, description="mm")
-    amplitude_contrast: float = Field(default=0.1, ge=0, le=1, description="fraction")
-    states: int = Field(default=25, ge=2, description="number of swings on the grid of true structures")
-    seed: int = Field(default=0, ge=0, description="of all random numbers")
+    shift: float = Field(default=1.5, ge=0, description="Standard deviation of the shifts along x and y, in pixels.")
+    defocus_low: float = Field(default=0.8, description="Smallest defocus in um.")
+    defocus_high: float = Field(default=2.5, description="Largest defocus in um.")
+    astigmatism: float = Field(default=300.0, ge=0, description="Largest difference of the two defoci in Å.")
+    voltage: float = Field(default=300.0, gt=0, description="kV.")
+    spherical_aberration: float = Field(default=2.7, ge=0, description="mm.")
+    amplitude_contrast: float = Field(default=0.1, ge=0, le=1, description="Fraction.")
+    states: int = Field(default=25, ge=2, description="Number of swings on the grid of true structures.")
+    seed: int = Field(default=0, ge=0, description="Seed of all random numbers.")
 
 
 @dataclass(frozen=True)
