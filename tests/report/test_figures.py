@@ -176,3 +176,13 @@ def test_a_figure_that_is_not_one_or_lacks_its_file(results, tmp_path):
 def test_figures_start_without_torch():
     code = "import sys, gaussemble.report.figures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, env={"PYTHONPATH": str(WORKFLOW)}).returncode == 0
+
+
+def test_what_is_the_same_of_all_particles_has_no_panel(tmp_path):
+    results = make_results(tmp_path / "tiny", particles=300)
+    path = results / "simulated" / "truth.csv"
+    pd.read_csv(path).assign(swing=0.0).to_csv(path, index=False)
+    figure("truth_latent", results=results, analysis="main", out=tmp_path / "out", options=Options(dpi=50))
+    columns = list(pd.read_csv(tmp_path / "out/truth_latent.csv"))
+    assert "occupied" in columns
+    assert "swing" not in columns
