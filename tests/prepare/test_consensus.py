@@ -154,7 +154,7 @@ def rotated(voxels: torch.Tensor) -> torch.Tensor:
     [
         (lambda voxels: -voxels, "contrast inverted: correlation .* is -(0.9|1.0)"),
         (lambda voxels: voxels.roll(-1, 2).flip(2), "other hand: .* mirror image (0.9|1.0)"),
-        (rotated, "does not belong to these particles, or their poses are inverted: .* is "),
+        (rotated, "does not belong to these particles, or their poses are inverted, .* is "),
     ],
 )
 def test_given_map_that_is_wrong_is_refused(made, tmp_path, change, message):

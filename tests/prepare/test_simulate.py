@@ -199,11 +199,11 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path, mo
 
 
 def test_poses_ctf_and_half_sets_can_be_those_of_a_star_file(moving, tmp_path):
-    folder = run(tmp_path, star=moving / "particles.star", particles=32, seed=9)
+    folder = run(tmp_path, star=moving / "particles.star", particles=20, seed=9)
     before, after = read_star(moving / "particles.star"), read_star(folder / "particles.star")
-    assert len(after) == 32
+    assert len(after) == 20  # every 25th of 500: a file may be sorted by view
     for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnDefocusV", "rlnRandomSubset"):
-        np.testing.assert_allclose(numbers(after, name), numbers(before, name)[:32], rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(numbers(after, name), numbers(before, name)[::25], rtol=1e-5, atol=1e-4)
 
 
 def test_without_motion_the_chains_need_not_exist(tmp_path):

@@ -188,7 +188,10 @@ def check_map(given: Map, own: Map, path: Path) -> str | None:
     if mirrored > straight + 0.05 and mirrored > 0.8:
         return f"{path}: the map has the other hand: {found}, that of its mirror image {mirrored:.2f}; mirror the map"
     if straight < 0.7:
-        return f"{path}: the map does not belong to these particles, or their poses are inverted: {found}"
+        return (
+            f"{path}: the map does not belong to these particles, or their poses are inverted, or their views leave "
+            f"much of it unseen: {found}"
+        )
     return None
 
 

@@ -45,7 +45,9 @@ BLOCK = 16  # images projected at a time; 1300 beads of 64 pixels take 15 MB, wh
 class Options(StageOptions):
     """How many particles, how they move, how they are imaged."""
 
-    particles: int = Field(default=6000, gt=0, description="Number of particles; with a STAR file, at most its rows.")
+    particles: int = Field(
+        default=6000, gt=0, description="Number of particles; with a STAR file, so many of its rows, evenly spread."
+    )
     box: int = Field(default=64, ge=8, description="Pixels along an image's edge.")
     pixel_size: float = Field(default=4.0, gt=0, description="Å.")
     moving: str = Field(
@@ -297,15 +299,20 @@ def draw_views(options: Options, generator: torch.Generator) -> Views:
 
 
 def read_views(path: Path, most: int) -> Views:
-    """Poses, shifts, CTF and half-sets of the first particles of a STAR file."""
+    """Poses, shifts, CTF and half-sets of particles evenly spread over a STAR file, which may be sorted by view."""
     star = read_star(path)
-    star = star.rows(np.arange(min(most, len(star))))
+    star = star.rows(spread(len(star), most))
     found = interpret(star)
     for line in found.assumed:
         say(f"{path}: {line}")
     subset = numbers(star, "rlnRandomSubset")
     subset = np.arange(len(star)) % 2 + 1 if subset is None else subset.astype(int)
     return Views(torch.from_numpy(found.angles), torch.from_numpy(found.shift), found.ctf.to(torch.float64), subset)
+
+
+def spread(count: int, most: int) -> Int[np.ndarray, " row"]:
+    """At most so many of `count` rows, evenly spread, the first among them."""
+    return np.arange(min(most, count)) * count // min(most, count)
 
 
 # --- the images ------------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def truth_latent(results: Path, analysis: str) -> Drawing:
     table, _ = embedding(results / "full" / analysis)
     truth = read_csv(results / "simulated" / "truth.csv", ["particle"])
     known = [name for name in ("swing", "occupied") if name in truth]
-    shown = [name for name in known if truth[name].nunique() > 1] or known
+    shown = [name for name in known if len(set(truth[name])) > 1] or known
     table = table.merge(truth[["particle", *shown]], on="particle", validate="one_to_one")
     pair = ("pc1", "pc2" if "pc2" in table else shown[0])
     figure = new_figure(4.0 * len(shown), 3.9)
