@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from gaussemble.analysis.metrics import (
+    band_limited,
     correlation,
     correlation_matrix,
     independent_values,
-    low_pass,
     match,
     runner_up,
 )
@@ -55,16 +55,16 @@ def test_matrix_has_rows_of_the_first_list(generator):
 def test_low_pass_keeps_what_is_coarse_and_drops_what_is_fine():
     x = torch.arange(BOX, dtype=torch.float64) - BOX // 2
     waves = [torch.cos(2 * math.pi * k * x / BOX).expand(BOX, BOX, BOX) for k in (2, 10)]  # 24 Å and 4.8 Å at 2 Å
-    passed = low_pass(waves[0] + waves[1], 2.0, 8.0)  # shell 6
+    passed = band_limited(waves[0] + waves[1], 2.0, 8.0)  # shell 6
     torch.testing.assert_close(passed, waves[0].contiguous(), atol=1e-9, rtol=0)
     edge = torch.cos(2 * math.pi * 6 * x / BOX).expand(BOX, BOX, BOX)
-    torch.testing.assert_close(low_pass(edge, 2.0, 8.0), 0.5 * edge, atol=1e-9, rtol=0)
+    torch.testing.assert_close(band_limited(edge, 2.0, 8.0), 0.5 * edge, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("limit", [6.0, 12.0])
 def test_unrelated_maps_correlate_by_one_over_the_root_of_independent_values(generator, limit):
     weight = ball(8)
-    noise = low_pass(torch.randn(60, BOX, BOX, BOX, generator=generator), 2.0, limit)
+    noise = band_limited(torch.randn(60, BOX, BOX, BOX, generator=generator), 2.0, limit)
     matrix = correlation_matrix(noise[:30], noise[30:], weight)
     expected = 1 / math.sqrt(np.mean([independent_values(each, weight) for each in noise[:8]]))
     # 900 correlations of 60 maps: their standard deviation is known to about 4 %; the formula is for wide windows

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from gaussemble.analysis.metrics import correlation_matrix, independent_values, low_pass, match, runner_up
+from gaussemble.analysis.metrics import band_limited, correlation_matrix, independent_values, match, runner_up
 from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv, write_csv, write_json
 from gaussemble.io.mrc import read_map
@@ -103,7 +103,7 @@ def difference_maps(maps: Float[Tensor, "cluster z y x"]) -> Float[Tensor, "clus
 
 def compare(even: Classes, odd: Classes, mask: Float[Tensor, "z y x"], limit: float) -> Comparison:
     """Correlate the classes of the halves inside a mask, to `limit` Å, and match them by their difference maps."""
-    first, second = (low_pass(half.maps, half.pixel_size, limit) for half in (even, odd))
+    first, second = (band_limited(half.maps, half.pixel_size, limit) for half in (even, odd))
     differences = difference_maps(first), difference_maps(second)
     by_map = correlation_matrix(first, second, mask)
     by_difference = correlation_matrix(*differences, mask)

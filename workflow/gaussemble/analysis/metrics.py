@@ -37,7 +37,7 @@ def correlation_matrix(
     return torch.stack(rows).numpy()
 
 
-def low_pass(voxels: Float[Tensor, "*batch z y x"], pixel_size: float, resolution: float) -> Tensor:
+def band_limited(voxels: Float[Tensor, "*batch z y x"], pixel_size: float, resolution: float) -> Tensor:
     """Maps without what is finer than `resolution` Å; the edge is a raised cosine over two shells."""
     box = voxels.shape[-1]
     full, half = (grid(box, 1 / box, dtype=torch.float64) for grid in (torch.fft.fftfreq, torch.fft.rfftfreq))

@@ -1,9 +1,9 @@
 """A reconstruction with half-maps and FSC for each cluster and trajectory point, and the decoded map beside it.
 
-A cluster's map is made from its particles. A trajectory point's is made from the particles nearest to it in the latent
-space, in which an axis counts in units of its median posterior standard deviation, as in the stage `latent`; the same
-particle may serve several points. The decoded map is what the trained model draws for one latent vector: it has the
-grey scale of the reconstruction but is no evidence by itself. Whether states are real, `agreement` says.
+A cluster's map is made from its particles. A trajectory point's is made from the particles nearest to it in the
+latent space (`scale` as in the stage `latent`); the same particle may serve several points. The decoded map is what
+the trained model draws for one latent vector: it has the grey scale of the reconstruction but is no evidence by
+itself. Whether states are real, `agreement` says.
 """
 
 import re

@@ -23,11 +23,12 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "training_history": (
         "Training",
-        "The mismatch of model and particles during training; a dashed line that turns up would mean overfitting.",
+        "The mismatch of model and particles during training; a dashed line that turns up would mean overfitting. "
+        "The first epochs train at half the resolution, so the solid lines have a step where the whole begins.",
     ),
     "latent_pca": (
         "Where the particles lie",
-        "Each particle's latent coordinates on the two axes along which particles differ most surely; left, how many "
+        "Each particle's latent coordinates on the two axes along which particles differ most; left, how many "
         "there are and the trajectories, right, the clusters.",
     ),
     "latent_umap": (
