@@ -180,9 +180,9 @@ def test_noise_of_other_particles_is_refused(study, tmp_path):
 
 
 def test_held_out_particles_are_some_and_never_all():
-    assert choose_held_out(5, 0.1, 0).sum() == 1
-    assert choose_held_out(5, 0.999, 0).sum() == 4
-    assert choose_held_out(5, 0.0, 0).sum() == 0
+    assert choose_held_out(torch.arange(5), 0.1, 0).sum() == 1
+    assert choose_held_out(torch.arange(5), 0.999, 0).sum() == 4
+    assert choose_held_out(torch.arange(5), 0.0, 0).sum() == 0
 
 
 def test_batches_cover_all_rows_once(generator):
@@ -194,10 +194,17 @@ def test_batches_cover_all_rows_once(generator):
 
 
 def test_held_out_is_a_fixed_share():
-    chosen = choose_held_out(50, 0.2, seed=4)
+    chosen = choose_held_out(torch.arange(50), 0.2, seed=4)
     assert int(chosen.sum()) == 10
-    assert torch.equal(chosen, choose_held_out(50, 0.2, seed=4))
-    assert not torch.equal(chosen, choose_held_out(50, 0.2, seed=5))
+    assert torch.equal(chosen, choose_held_out(torch.arange(50), 0.2, seed=4))
+    assert not torch.equal(chosen, choose_held_out(torch.arange(50), 0.2, seed=5))
+
+
+def test_copies_of_a_particle_are_held_out_together():
+    particle = torch.arange(20).repeat_interleave(4) * 3
+    chosen = choose_held_out(particle, 0.25, seed=1)
+    assert chosen.sum() == 20
+    assert chosen.view(20, 4).sum(dim=1).unique().tolist() == [0, 4]
 
 
 def test_mixture_of_the_fixture_is_lopsided():

@@ -56,7 +56,7 @@ def test_map_has_the_densitys_scale_and_place(result):
 def test_halves_alternate_and_share_nothing(made):
     """The sums of half 1 are those of the even rows alone."""
     store = open_store(made.folder)
-    sums = sum_slices(store, halves(torch.arange(60)), 2, 1)
+    sums = sum_slices(store, halves(store, torch.arange(60)), 2, 1)
     even = torch.arange(0, 60, 2)
     alone = sum_slices(store, torch.stack([even, torch.zeros_like(even)], -1), 1, 1)
     assert torch.allclose(sums.cells[0], alone.cells[0], rtol=1e-3, atol=1e-2)

@@ -155,12 +155,6 @@ def _checked(path: Path, options: Options) -> tuple[pd.DataFrame, list[str]]:
     """The table of latents and its z columns; raises InputError where they cannot be analysed as the options say."""
     table = read_csv(path, ["particle", "z1", "sd1"])
     names = latent_columns(table)
-    if table["particle"].duplicated().any():
-        row = int(table["particle"].duplicated().argmax())
-        raise InputError(
-            f"{path}: row {row + 1}: particle {table['particle'].iloc[row]} stands there a second time; run the stage "
-            "heterogeneity again"
-        )
     finite = np.isfinite(table[names].to_numpy()).all(axis=1)
     if not finite.all():
         row = int(finite.argmin())

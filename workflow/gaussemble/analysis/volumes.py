@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
 from pydantic import Field
 from torch import Tensor
 
@@ -71,9 +72,15 @@ def nearest_rows(
     return np.sort(np.argsort(distance, kind="stable")[:count])
 
 
+def row_keys(particle: ArrayLike) -> pd.MultiIndex:
+    """(particle, copy) of each row: symmetry expansion's copies of a particle stand in the same order everywhere."""
+    particle = pd.Series(particle)
+    return pd.MultiIndex.from_arrays([particle, particle.groupby(particle).cumcount()])
+
+
 def store_rows(path: Path, table: pd.DataFrame, store: ImageStore) -> Int[np.ndarray, " row"]:
     """The store's row of each particle of a table; raises InputError for a particle that the store does not have."""
-    index = pd.Index(store.particles.particle.numpy()).get_indexer(pd.Index(table["particle"]))
+    index = row_keys(store.particles.particle.numpy()).get_indexer(row_keys(table["particle"]))
     if (index < 0).any():
         row = int((index < 0).argmax())
         raise InputError(
@@ -89,7 +96,7 @@ def cluster_states(
     """The clusters; each is decoded at its particle nearest to the cluster's mean, a latent that really occurs."""
     path = folder / "latent" / "clusters.csv"
     table = read_csv(path, ["particle", "cluster"])
-    position = pd.Index(latents["particle"]).get_indexer(pd.Index(table["particle"]))
+    position = row_keys(latents["particle"]).get_indexer(row_keys(table["particle"]))
     if (position < 0).any():
         raise InputError(f"{path}: {(position < 0).sum()} particles are not in latent.csv; run the stage latent again")
     rows, raw = store_rows(path, table, store), latents[latent_columns(latents)].to_numpy(np.float64)
@@ -140,7 +147,7 @@ def passes(states: list[State], box: int, options: Options) -> Iterator[list[Sta
 
 def sum_states(store: ImageStore, states: list[State], padding: int) -> Sums:
     """Both halves of every state in one pass over the images: volumes 2 s and 2 s + 1 of state s."""
-    pairs = [halves(state.rows) + torch.tensor([0, 2 * index]) for index, state in enumerate(states)]
+    pairs = [halves(store, state.rows) + torch.tensor([0, 2 * index]) for index, state in enumerate(states)]
     return sum_slices(store, torch.cat(pairs), 2 * len(states), padding)
 
 

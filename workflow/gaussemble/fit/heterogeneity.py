@@ -138,7 +138,7 @@ def prepare(
             f"{store.folder}: particle {worst}: its loss has no finite gradient; look at its image and CTF"
         )
     baseline, coarse_baseline = baselines(band, on_device, loss, device)
-    held_out = choose_held_out(len(store), options.held_out, options.seed)
+    held_out = choose_held_out(store.particles.particle, options.held_out, options.seed)
     design = Design(
         gaussians=len(neutral),
         inputs=pooling.inputs,

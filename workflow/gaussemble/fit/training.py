@@ -52,12 +52,14 @@ class Study:
     device: torch.device
 
 
-def choose_held_out(count: int, share: float, seed: int) -> Bool[Tensor, " image"]:
-    """A random share of the particles; with a share at least one, but never all."""
+def choose_held_out(particle: Int[Tensor, " image"], share: float, seed: int) -> Bool[Tensor, " image"]:
+    """A random share of the particles, copies together; with a share at least one, but never all."""
+    identity = torch.unique(particle, return_inverse=True)[1]
+    count = int(identity.max()) + 1
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     chosen = torch.zeros(count, dtype=torch.bool)
     chosen[order[: min(max(1, int(share * count)), count - 1) if share > 0 else 0]] = True
-    return chosen
+    return chosen[identity]
 
 
 def shuffled(rows: Int[Tensor, " image"], size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " image"]]:

@@ -1,7 +1,8 @@
 """The particle image store: images at the working box on disk, memory-mapped, with what is known of each particle.
 
 A folder with `images.npy` (image, y, x) float32 and `particles.npz` (the fields of `quantities.Particles`, flat, with
-`box`, `pixel_size` and `format`).
+`box`, `pixel_size`, `format`, and of each particle its `half` and its `image`). Copies of a particle, as symmetry
+expansion makes them, are rows of their own that share an image.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gaussemble.errors import InputError
 from gaussemble.io.files import read_npz, written
 from gaussemble.quantities import ContrastTransfer, Particles
 
-FORMAT = 1
+FORMAT = 2
 IMAGES, PARTICLES = "images.npy", "particles.npz"
 
 
@@ -31,6 +32,8 @@ class ImageStore:
     particles: Particles
     images: np.ndarray  # (image, y, x) float32 memory map
     pixel_size: float  # Å, of the stored images
+    half: Int[Tensor, " row"]  # 0 or 1: the half-map that each particle belongs to; copies share it
+    image: Int[Tensor, " row"]  # position of each particle's image in `images`
 
     @property
     def box(self) -> int:
@@ -51,10 +54,10 @@ class ImageStore:
         Raises:
             InputError: a pixel that is not finite, which the stage particles does not let pass: the file was damaged.
         """
-        index = rows.cpu().numpy() if isinstance(rows, Tensor) else rows
+        index = self.image[rows].numpy()
         images = torch.from_numpy(np.array(self.images[index], np.float32))
         if not images.sum().isfinite():  # one sum is much quicker than a look at every pixel
-            number = self.particles.particle[index][~images.isfinite().all(dim=2).all(dim=1)]
+            number = self.particles.particle[rows][~images.isfinite().all(dim=2).all(dim=1)]
             raise InputError(
                 f"{self.folder / IMAGES}: particle {int(number[0])}: pixels that are not finite numbers, in "
                 f"{len(number)} images; the file is damaged, run the stage particles again"
@@ -78,18 +81,38 @@ def open_store(folder: Path) -> ImageStore:
     arrays = read_npz(folder / PARTICLES, "the particles of an image store")
     try:
         particles, pixel_size = _unpack(arrays), float(arrays["pixel_size"])
+        half, image = (torch.from_numpy(arrays[name]).long() for name in ("half", "image"))
     except KeyError as error:
         raise InputError(f"{folder / PARTICLES}: no array {error}; run the stage particles again") from error
-    expected = (len(particles), int(arrays["box"]), int(arrays["box"]))
+    expected = (int(image.max()) + 1 if len(image) else 0, int(arrays["box"]), int(arrays["box"]))
     if images.shape != expected:
         raise InputError(f"{folder}: {IMAGES} has shape {images.shape}, {PARTICLES} {expected}; run particles again")
-    return ImageStore(folder, particles, images, pixel_size)
+    return ImageStore(folder, particles, images, pixel_size, half, image)
 
 
-def write_particles(folder: Path, particles: Particles, box: int, pixel_size: float) -> None:
-    """Write `particles.npz` of a store; `pixel_size` in Å, of the stored images."""
+def write_particles(
+    folder: Path,
+    particles: Particles,
+    box: int,
+    pixel_size: float,
+    half: Int[np.ndarray, " row"] | None = None,
+    image: Int[np.ndarray, " row"] | None = None,
+) -> None:
+    """Write `particles.npz` of a store.
+
+    Args:
+        folder: of the store.
+        particles: one row each, copies too.
+        box: pixels along an edge of the stored images.
+        pixel_size: Å, of the stored images.
+        half: 0 or 1, the half-map of each row; alternately if None.
+        image: position of each row's image in images.npy; its own if None.
+    """
+    own = np.arange(len(particles))
+    arrays = {"half": own % 2 if half is None else half, "image": own if image is None else image}
+    arrays |= {"box": box, "pixel_size": pixel_size, "format": FORMAT}
     with written(folder / PARTICLES) as temporary:
-        np.savez(temporary, allow_pickle=False, box=box, pixel_size=pixel_size, format=FORMAT, **_pack(particles))
+        np.savez(temporary, allow_pickle=False, **arrays, **_pack(particles))
 
 
 @contextmanager

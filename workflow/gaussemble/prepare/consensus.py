@@ -61,9 +61,9 @@ class Options(StageOptions):
     )
 
 
-def halves(rows: Int[Tensor, " image"]) -> Int[Tensor, "image 2"]:
-    """(row, 0 or 1) of each row: every other one belongs to the second half."""
-    return torch.stack([rows, torch.arange(len(rows)) % 2], dim=-1)
+def halves(store: ImageStore, rows: Int[Tensor, " image"]) -> Int[Tensor, "image 2"]:
+    """(row, 0 or 1) of each row: the half-map that its particle belongs to."""
+    return torch.stack([rows, store.half[rows]], dim=-1)
 
 
 def sum_slices(store: ImageStore, pairs: Int[Tensor, "pair 2"], volumes: int, padding: int) -> Sums:
@@ -218,15 +218,15 @@ def noise_power(
 ) -> Float[Tensor, "group ring"]:
     """Mean |X - CTF P(map)|² per ring and optics group (NaN for groups without particles).
 
-    The map is the *other* half's (`references[1]` for even rows): in a map to which a particle has contributed, part
-    of its own noise would be subtracted. What remains is the noise plus the error of the filtered half-map, which is
-    never more than the signal that the filter left out: the estimate is a little high, never low.
+    The map is the *other* half's (`references[1]` for those of half 0): in a map to which a particle has contributed,
+    part of its own noise would be subtracted. What remains is the noise plus the error of the filtered half-map, which
+    is never more than the signal that the filter left out: the estimate is a little high, never low.
     """
     groups = int(store.particles.optics_group.max()) + 1
     total, count = torch.zeros(groups, store.box // 2 + 1, dtype=torch.float64), torch.zeros(groups)
     for half, reference in enumerate(references):
         grid = volume_grid(reference, padding)
-        for block in rows[rows % 2 != half].split(BLOCK):
+        for block in rows[store.half[rows] != half].split(BLOCK):
             particles = store.particles[block]
             model = extract(grid, particles.rotation, store.box, padding)
             model = model * evaluate(particles.ctf, store.box, store.pixel_size)
@@ -324,7 +324,7 @@ def consensus(
     given = on_grid(map, store) if map else None
     given_mask = read_mask(mask, store) if mask else None
 
-    sums = sum_slices(store, halves(torch.arange(len(store))), 2, options.padding)
+    sums = sum_slices(store, halves(store, torch.arange(len(store))), 2, options.padding)
     half1, half2 = divide(sums, 0), divide(sums, 1)
     both = sums.merged([0, 1])
     filtered = divide(both, snr=wiener_snr(shell_correlation(half1, half2)))
