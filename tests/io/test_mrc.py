@@ -1,5 +1,6 @@
 """MRC files, against headers that are written here byte by byte, and against mrcfile's own checks."""
 
+import bz2
 import gzip
 import itertools
 
@@ -133,8 +134,84 @@ def test_stacks_that_cannot_be_used_are_refused(tmp_path):
     path.write_bytes(whole[:-10])
     with pytest.raises(InputError, match="10 bytes short of the 3 images of 4 x 4"):
         open_stack(path)
-    path.write_bytes(gzip.compress(whole))
-    with pytest.raises(InputError, match="uncompress"):
+    path.write_bytes(whole[:1000])
+    with pytest.raises(InputError, match="1000 bytes, a header has 1024"):
         open_stack(path)
     with pytest.raises(InputError, match="mode 4"):
         open_stack(write_mrc(path, np.zeros((3, 4, 4), "c8")))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_compressed_stacks_are_those_that_were_compressed(tmp_path, pack):
+    """Whatever the file is called; a run, single images and one twice."""
+    images = np.arange(5 * 4 * 4).reshape(5, 4, 4).astype("i2")
+    path = write_mrc(tmp_path / "a.mrcs", images, 1.5, order=">", extended=b"x" * 10)
+    path.write_bytes(pack(path.read_bytes()))
+    stack = read_stack_header(path)
+    assert (stack.shape, stack.pixel_size) == (images.shape, 1.5)
+    assert np.array_equal(stack.open(), images)
+    found = np.empty((4, 4, 4), np.float32)
+    stack.read(np.array([1, 2, 4, 1]), found)
+    assert np.array_equal(found, images[[1, 2, 4, 1]])
+
+
+def test_compressed_stacks_leave_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    for name in "abcdefg":
+        path = write_mrc(tmp_path / f"{name}.mrcs", np.full((2, 4, 4), ord(name), "f4"))
+        path.write_bytes(gzip.compress(path.read_bytes()))
+        assert open_stack(path)[1, 2, 2] == ord(name)
+        assert not list((tmp_path / "temporary").iterdir())
+    path.write_bytes(gzip.compress(write_mrc(tmp_path / "h.mrcs", np.zeros((2, 4, 4), "f4")).read_bytes()))
+    assert open_stack(path)[1, 2, 2] == 0  # not what the file of this name held before
+
+
+def test_damaged_compressed_stacks_are_refused(tmp_path):
+    path = write_mrc(tmp_path / "a.mrcs", np.random.default_rng(0).standard_normal((3, 16, 16)).astype("f4"))
+    whole = path.read_bytes()
+    path.write_bytes(gzip.compress(whole)[:-500])
+    with pytest.raises(InputError, match=r"a\.mrcs: cannot be unpacked"):
+        open_stack(path)
+    path.write_bytes(gzip.compress(whole[:-10]))
+    with pytest.raises(InputError, match="holds 10 bytes less"):
+        open_stack(path)
+    path.write_bytes(gzip.compress(whole)[:8])
+    with pytest.raises(InputError, match="cannot be unpacked"):
+        read_stack_header(path)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", TYPES)
+def test_images_are_read_by_position(tmp_path, kind, order):
+    images = np.arange(6 * 4 * 5).reshape(6, 4, 5).astype(kind)
+    stack = read_stack_header(write_mrc(tmp_path / "a.mrcs", images, order=order, extended=b"x" * 7))
+    for index in ([0, 1, 2, 3, 4, 5], [5, 4, 0], [1, 2, 2, 3, 5], [3]):
+        found = np.full((len(index), 4, 5), np.nan, np.float32)
+        stack.read(np.array(index), found)
+        assert np.array_equal(found, images[index])
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("stamp", [b"\x44\x44\0\0", b"\x11\x11\0\0", bytes(4), b"junk"])
+def test_a_wrong_stamp_does_not_matter(tmp_path, order, stamp):
+    images = np.arange(32).reshape(2, 4, 4).astype("f4")
+    path = write_mrc(tmp_path / "a.mrcs", images, 1.5, order=order)
+    whole = bytearray(path.read_bytes())
+    whole[212:216] = stamp
+    path.write_bytes(whole)
+    assert np.array_equal(open_stack(path), images)
+
+
+def test_a_stack_that_shrinks_after_the_check_is_refused(tmp_path):
+    path = write_mrc(tmp_path / "a.mrcs", np.zeros((3, 4, 4), "f4"))
+    stack = read_stack_header(path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match="ended 10 bytes early"):
+        stack.read(np.arange(3), np.empty((3, 4, 4), np.float32))
+
+
+def test_more_bytes_than_images_do_not_matter(tmp_path):
+    path = write_mrc(tmp_path / "a.mrcs", np.ones((3, 4, 4), "f4"))
+    path.write_bytes(path.read_bytes() + b"junk" * 100)
+    assert open_stack(path).shape == (3, 4, 4)

@@ -3,6 +3,8 @@
 Conventions are in `quantities`. Even and odd boxes are both exact.
 """
 
+import math
+
 import torch
 from jaxtyping import Complex, Float, Shaped
 from torch import Tensor
@@ -61,16 +63,71 @@ def crop_transform(transform: Shaped[Tensor, "*batch y half_x"], box: int) -> Sh
 
 
 def fourier_crop(images: Float[Tensor, "*batch y x"], box: int) -> Float[Tensor, "*batch box box"]:
-    """Images resampled to a smaller box over the same field of view; the mean, so the grey scale, is kept."""
+    """Images resampled to a smaller box over the same field of view; the mean, so the grey scale, is kept.
+
+    An even box's Nyquist is left out: it stands for two frequencies of the larger box. Rows are transformed first and
+    only the columns that are kept after them, which takes a third of the time of the whole transform.
+    """
     size = images.shape[-1]
     if box == size:
         return images
-    transform = crop_transform(to_fourier(images), box)
-    if box % 2 == 0:  # what both signs of an even box's Nyquist alias to would otherwise be counted once for two
-        transform = transform.clone()
-        transform[..., box // 2, :] = 0
-        transform[..., :, -1] = 0
-    return to_real(transform, box) * (box / size) ** 2
+    reach = (box - 1) // 2  # the last frequency that is kept
+    columns = torch.fft.rfft(images)[..., : reach + 1].transpose(-2, -1)
+    transform = torch.fft.fft(columns.contiguous())
+    gap = transform.new_zeros(*transform.shape[:-1], box - 2 * reach - 1)
+    transform = torch.cat([transform[..., : reach + 1], gap, transform[..., size - reach :]], dim=-1)
+    if size % 2 or box % 2:  # pixels D//2 of two even boxes are at the same place of the field
+        transform = transform * _moved_origin(size, box, reach).to(transform)
+    rows = torch.fft.ifft(transform).transpose(-2, -1)
+    return torch.fft.irfft(rows, n=box) * (box / size) ** 2
+
+
+def _moved_origin(size: int, box: int, reach: int) -> Complex[Tensor, "half_x y"]:
+    """Phases that bring pixel D//2 of a box to that of another over the same field of view."""
+    shift = (size // 2) / size - (box // 2) / box
+    y = torch.fft.fftfreq(box, 1 / box, dtype=torch.float64)
+    x = torch.arange(reach + 1, dtype=torch.float64)
+    return torch.exp(2j * math.pi * shift * (x[:, None] + y))
+
+
+def resampling(
+    size: int, pixel_size: float, box: int, new_pixel_size: float, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "new old"]:
+    """The matrix that takes a row of `size` samples to `box` samples of another pixel size, both round sample D//2.
+
+    It is the row's trigonometric interpolation, exact for what is band-limited, without the frequencies from the new
+    Nyquist on: `A_ij = 1/D sum_k cos(2 pi k (x_i - x_j) / L)`, |k|/L < 1/(2 new_pixel_size), L the old field of view.
+    Over the same field of view it is `fourier_crop`; at the same pixel size the rows in the middle. New samples beyond
+    the old field of view are 0.
+    """
+    field = size * pixel_size
+    old = (torch.arange(size, dtype=torch.float64) - size // 2) * pixel_size
+    new = (torch.arange(box, dtype=torch.float64) - box // 2) * new_pixel_size
+    limit = field / (2 * new_pixel_size)  # the new Nyquist, in frequencies k
+    reach = min(math.ceil(limit * (1 - 1e-9)) - 1, (size - 1) // 2)
+    phase = 2 * math.pi * (new[:, None] - old) / field
+    k = torch.arange(1, reach + 1, dtype=torch.float64)
+    matrix = 1 + 2 * torch.cos(phase[..., None] * k).sum(dim=-1)
+    if size % 2 == 0 and limit >= size / 2 * (1 - 1e-9):
+        matrix = matrix + torch.cos(phase * (size / 2))  # the old Nyquist, where the new pixels are not larger
+    inside = (new >= old[0] - pixel_size / 2) & (new <= old[-1] + pixel_size / 2)
+    return (matrix * inside[:, None] / size).to(dtype)
+
+
+def resample(
+    images: Float[Tensor, "*batch y x"], pixel_size: float, box: int, new_pixel_size: float
+) -> Float[Tensor, "*batch box box"]:
+    """Images on another grid about the same pixel D//2: `resampling` along both axes; values keep their scale."""
+    matrix = resampling(images.shape[-1], pixel_size, box, new_pixel_size, images.dtype)
+    return matrix @ images @ matrix.T
+
+
+def resample_3d(
+    voxels: Float[Tensor, "z y x"], pixel_size: float, box: int, new_pixel_size: float
+) -> Float[Tensor, "box box box"]:
+    """A map on another grid about the same voxel D//2: `resampling` along its axes; the density keeps its scale."""
+    matrix = resampling(voxels.shape[-1], pixel_size, box, new_pixel_size, voxels.dtype)
+    return torch.tensordot(matrix, matrix @ voxels @ matrix.T, dims=1)
 
 
 def band_box(box: int, pixel_size: float, resolution: float) -> int:
