@@ -105,6 +105,33 @@ def test_without_a_model_and_a_simulation_their_stages_are_left_out(tmp_path):
     assert uses_map == ["dataset=demo, split=full"], "a user's map is made from both halves"
 
 
+def test_the_files_of_other_programs_reach_every_split(tmp_path):
+    for name in ("run.cs", "pass.cs", "poses.pkl", "ctf.pkl", "map.mrc"):
+        (tmp_path / name).touch()
+    given = {"star": "run.cs", "passthrough": "pass.cs", "poses": "poses.pkl", "ctf_file": "ctf.pkl"}
+    config = changed(DEMO, simulate=None, particles=given, consensus={"map": "map.mrc"})
+    done = snakemake("-n", "-p", "--cores", "2", "--configfile", saved(config, tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    commands = re.findall(r"python -m gaussemble particles .*", done.stdout + done.stderr, flags=re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        for flags in (
+            "--star run.cs",
+            "--passthrough pass.cs",
+            "--poses poses.pkl",
+            "--ctf-file ctf.pkl",
+            "--map map.mrc",
+        ):
+            assert flags in command
+    made = [files(job, "output") for job in planned(config, tmp_path) if job["rule"] == "particles"]
+    assert all({"particles.star", "particles.cs", "indices.pkl"} <= {Path(name).name for name in each} for each in made)
+
+
+def test_a_star_file_has_no_subset_of_another_kind(demo_jobs):
+    made = [Path(name).name for job in demo_jobs if job["rule"] == "particles" for name in files(job, "output")]
+    assert set(made) == {"particles.star", "images.npy", "particles.npz", "report.json"}
+
+
 def test_slurm_profile_plans_the_same_jobs(tmp_path, demo_jobs):
     jobs = planned(DEMO, tmp_path, "--profile", str(ROOT / "slurm"))
     assert Counter(job["rule"] for job in jobs) == Counter(job["rule"] for job in demo_jobs)
@@ -147,6 +174,14 @@ MISTAKES = {
     ),
     "box larger than the images": ({"particles": {"box": 4000}}, ["particles.box", "found 4000", "simulate.box"]),
     "not a number": ({"neutral": {"resolution": float("nan")}}, ["neutral.resolution", "found nan"]),
+    "passthrough of a STAR file": (
+        {"simulate": None, "particles": {"star": str(ROOT / "Makefile"), "passthrough": str(ROOT / "Makefile")}},
+        ["particles.passthrough", "cryoSPARC", "Makefile"],
+    ),
+    "poses of simulated particles": (
+        {"particles": {"poses": str(ROOT / "Makefile")}},
+        ["particles.poses", "simulated", "remove"],
+    ),
     "no particles": ({"simulate": None}, ["particles.star", "simulate"]),
 }
 

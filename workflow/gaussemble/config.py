@@ -34,10 +34,20 @@ class Simulate(simulate.Options):
 class Particles(particles.Options):
     """The particles of a finished refinement."""
 
-    star: Path | None = Field(default=None, description="STAR file of the refinement; not given where it is simulated.")
+    star: Path | None = Field(
+        default=None,
+        description="Particles of the refinement: STAR file of RELION, .cs of cryoSPARC, or stack (.mrcs) or list of "
+        "stacks (.txt) of cryoDRGN; not given where they are simulated.",
+    )
+    passthrough: Path | None = Field(
+        default=None, description="The passthrough .cs of the same job, joined by uid, if the .cs lacks fields."
+    )
+    poses: Path | None = Field(default=None, description="poses.pkl of cryoDRGN; wins over the poses of the particles.")
+    ctf_file: Path | None = Field(default=None, description="ctf.pkl of cryoDRGN; wins over the CTF of the particles.")
     datadir: Path | None = Field(
         default=None,
-        description="Folder from which the STAR file's image paths start; the working directory if none.",
+        description="Folder from which the particles' image paths start; the working directory, and those of the "
+        "particles' file and above it, if none.",
         json_schema_extra={"format": "folder"},
     )
 

@@ -65,12 +65,20 @@ def particle_star(wildcards):
     return config["particles"]["star"] or simulated
 
 
+def particle_subsets(folder):
+    """For output: the subset in the user's own format, beside the STAR file."""
+    given = config["particles"]
+    names = ["particles.cs"] * str(given["star"]).endswith(".cs")
+    names += ["indices.pkl"] * bool(given["poses"] or given["ctf_file"])
+    return [f"{folder}/{name}" for name in names]
+
+
 def optional(*names):
     """A function for params: flags for those of the inputs that are there."""
 
     def spelled(wildcards, input):
         return " ".join(
-            f"--{name} {shlex.quote(str(input[name]))}"
+            f"--{name.replace('_', '-')} {shlex.quote(str(input[name]))}"
             for name in names
             if input.get(name)
         )

@@ -197,7 +197,30 @@ def check_paths():
     if ("simulate" in config) == bool(config["particles"]["star"]):
         stop(
             "particles.star",
-            "give the STAR file of the particles, or else a section simulate; one of the two",
+            "give the file of the particles, or else a section simulate; one of the two",
+        )
+
+
+def check_companions():
+    """Stop at a file that goes with particles of another program."""
+    given = config["particles"]
+    star = str(given["star"] or "simulate")
+    if given["passthrough"] and not star.endswith(".cs"):
+        stop(
+            "particles.passthrough",
+            f"it joins a .cs file of cryoSPARC; particles.star is {star}; remove it",
+        )
+    if star.endswith((".mrc", ".mrcs", ".txt")) and not given["poses"]:
+        stop(
+            "particles.poses",
+            f"{star} holds images alone; give poses.pkl of cryoDRGN, and ctf.pkl as particles.ctf_file",
+        )
+    for key in filter(
+        lambda key: given[key] and star == "simulate", ("poses", "ctf_file")
+    ):
+        stop(
+            f"particles.{key}",
+            "simulated particles have poses and CTF of their own; remove it",
         )
 
 
@@ -209,4 +232,5 @@ check_together()
 locate_paths()
 if "--lint" not in sys.argv:  # the rules can be linted where the data are not
     check_paths()
+    check_companions()
     check_results()

@@ -3,6 +3,7 @@
 REQUIRES  results/{dataset}/{split}/  particles/ consensus/ {analysis}/heterogeneity/ {analysis}/latent/
 PROVIDES  results/{dataset}/{split}/{analysis}/volumes/cluster_{k}/, trajectory_{t}/
           with map.mrc half1.mrc half2.mrc decoded.mrc fsc.csv particles.star
+          and particles.cs or indices.pkl where particles/ has them
 """
 
 

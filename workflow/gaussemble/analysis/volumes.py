@@ -24,7 +24,7 @@ from gaussemble.analysis.latent import axis_units, latent_columns
 from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv, write_csv
 from gaussemble.io.mrc import read_map, write_map
-from gaussemble.io.star import StarFile, read_star, write_star
+from gaussemble.io.refinement import NAMES, Refinement, read_written
 from gaussemble.io.store import ImageStore, open_store
 from gaussemble.model.heterogeneity import DeformableMixture, load_model
 from gaussemble.options import StageOptions
@@ -35,7 +35,7 @@ from gaussemble.progress import say
 from gaussemble.quantities import Map, Mixture
 
 FEW = 10  # particles; below, a map says next to nothing
-FILES = ("map.mrc", "half1.mrc", "half2.mrc", "decoded.mrc", "fsc.csv", "particles.star")
+FILES = ("map.mrc", "half1.mrc", "half2.mrc", "decoded.mrc", "fsc.csv", *NAMES)
 
 
 class Options(StageOptions):
@@ -182,12 +182,13 @@ def remove_stale(out: Path, states: list[State]) -> None:
                 folder.rmdir()
 
 
-def read_inputs(particles: Path, consensus: Path) -> tuple[ImageStore, StarFile, Map]:
-    """The store, its STAR file and the consensus mask, with which the maps share their frame."""
-    store, star = open_store(particles), read_star(particles / "particles.star")
-    if len(star) != len(store):
+def read_inputs(particles: Path, consensus: Path) -> tuple[ImageStore, Refinement, Map]:
+    """The store, its particles' metadata and the consensus mask, with which the maps share their frame."""
+    store, refinement = open_store(particles), read_written(particles)
+    if len(refinement) != len(store):
         raise InputError(
-            f"{star.path}: {len(star)} rows, but the image store beside it has {len(store)}; run particles again"
+            f"{refinement.star.path}: {len(refinement)} rows, but the image store beside it has {len(store)}; "
+            "run particles again"
         )
     mask = read_map(consensus / "mask.mrc")
     if mask.box != store.box:
@@ -195,11 +196,13 @@ def read_inputs(particles: Path, consensus: Path) -> tuple[ImageStore, StarFile,
             f"{consensus / 'mask.mrc'}: box {mask.box}, but the particles of {particles} have box {store.box}; "
             "run consensus again"
         )
-    return store, star, Map(mask.voxels, store.pixel_size, mask.origin)
+    return store, refinement, Map(mask.voxels, store.pixel_size, mask.origin)
 
 
 def volumes(*, particles: Path, consensus: Path, analysis: Path, out: Path, options: Options) -> None:
     """Write a folder for each cluster and trajectory point: map, half1, half2, decoded .mrc, fsc.csv, particles.star.
+
+    Where the particles came from cryoSPARC or cryoDRGN, particles.cs or indices.pkl has the same subset for these.
 
     Args:
         particles: folder of the split's image store, with particles.star.
@@ -211,7 +214,7 @@ def volumes(*, particles: Path, consensus: Path, analysis: Path, out: Path, opti
     Raises:
         InputError: files that are missing or do not belong together.
     """
-    store, star, mask = read_inputs(particles, consensus)
+    store, refinement, mask = read_inputs(particles, consensus)
     model = load_model(analysis / "heterogeneity" / "model.pt")
     states = read_states(analysis, store, options)
     remove_stale(out, states)
@@ -223,5 +226,5 @@ def volumes(*, particles: Path, consensus: Path, analysis: Path, out: Path, opti
             for name, voxels in maps.items():
                 write_map(out / state.name / f"{name}.mrc", mask.with_voxels(voxels))
             write_csv(out / state.name / "fsc.csv", table)
-            write_star(out / state.name / "particles.star", star.rows(state.rows.numpy()))
+            refinement.rows(state.rows.numpy()).write(out / state.name)
             say(f"{state.name}: {len(state.rows)} particles, {curve_resolution(table):.1f} Å at FSC 0.143 in the mask")
