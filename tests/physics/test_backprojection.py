@@ -8,7 +8,6 @@ import torch
 from gaussemble.physics.backprojection import (
     _disc,
     _reach,
-    _with_mates,
     divide,
     empty_sums,
     extract,
@@ -18,6 +17,7 @@ from gaussemble.physics.backprojection import (
     sums_bytes,
     weighted_slices,
     wiener_snr,
+    with_mates,
 )
 from gaussemble.physics.ctf import evaluate
 from gaussemble.physics.fourier import to_real
@@ -88,7 +88,7 @@ def test_half_grid_holds_what_inserting_both_of_each_friedel_pair_gives(padding,
     sums = empty_sums(1, box, padding)
     pairs = torch.stack([torch.arange(3), torch.zeros(3, dtype=torch.long)], dim=-1)
     insert(sums, transform, torch.ones(transform.shape), rotation, pairs)
-    half = _with_mates(sums.cells[0])
+    half = with_mates(sums.cells[0])
 
     whole = torch.zeros(2 * reach + 1, 2 * reach + 1, 2 * reach + 1, dtype=torch.complex64)
     full = torch.fft.fft2(images)
