@@ -6,12 +6,14 @@ size N y x is ever held; backward makes the factors again instead of storing the
 """
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
 from gaussemble.physics.fourier import axis_frequencies
+from gaussemble.physics.spreading import choose_grid, spread
 from gaussemble.quantities import Mixture
 
 
@@ -76,16 +78,27 @@ def project_tangents(
 
 
 def project(
-    mixture: Mixture, rotation: Float[Tensor, "image 3 3"], box: int, pixel_size: float
+    mixture: Mixture,
+    rotation: Float[Tensor, "image 3 3"],
+    box: int,
+    pixel_size: float,
+    engine: Literal["auto", "separable"] = "auto",
 ) -> Complex[Tensor, "image y half_x"]:
     """Half transforms of centred projections, before CTF and shift; differentiable in the mixture and the rotations.
 
     One mixture serves all images, or each image has its own. `box` and `pixel_size` choose the band: a smaller box
     with a larger pixel over the same field of view gives the same low-frequency coefficients.
+
+    The engine: `separable` is exact; `auto` takes `spreading`, within its tolerance of that and much quicker, where it
+    can be used (float32 on a CPU, widths that a grid can hold).
     """
     mixture = mixture.expand(len(rotation))
     dtype, device = mixture.center.dtype, mixture.center.device
-    x, y = (mixture.center @ rotation[:, :2, :].to(dtype).mT).unbind(-1)
+    place = mixture.center @ rotation[:, :2, :].to(dtype).mT
+    grid = None if engine == "separable" else choose_grid(mixture, box, pixel_size)
+    if grid is not None and place.detach().isfinite().all():
+        return spread(place, mixture, box, pixel_size, grid)
+    x, y = place.unbind(-1)
     frequency_y, frequency_x = axis_frequencies(box, pixel_size, dtype, device)
     return _SeparableProjection.apply(x, y, mixture.amplitude, mixture.width, frequency_x, frequency_y)
 

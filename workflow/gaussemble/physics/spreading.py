@@ -1,0 +1,296 @@
+"""Projections of Gaussian mixtures by spreading: each Gaussian is added to the few pixels it covers, then one FFT.
+
+The cost is linear in the number of Gaussians and hardly depends on the box, where the separable form of `projection`
+takes (Gaussians x box²). Widths are exact: a Gaussian is its own spreading kernel, as in the Gaussian-gridding
+non-uniform FFT (Greengard & Lee 2004), whose common kernel is only added where widths are small for the grid and is
+divided out of the transform afterwards.
+
+Two errors, both below `tolerance` times the sum of the absolute amplitudes (`plan_grid` sees to it):
+    aliasing   a grid of M samples across the field folds frequency M - k onto k, which the Gaussian has lowered to
+               exp(-2 pi² w² (M - k)²), w its width on the grid, in units of the field
+    the cut    a Gaussian is added up to `cut` widths from its centre; erfc(cut / sqrt 2) of its sum lies beyond
+"""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Complex, Float
+from numba import types
+from numba.extending import overload
+from scipy.fft import next_fast_len
+from scipy.special import erfcinv
+from torch import Tensor
+
+from gaussemble.physics.fourier import axis_frequencies, crop_transform
+from gaussemble.physics.loops import compiled
+from gaussemble.quantities import Mixture
+
+TOLERANCE = 2e-5  # of F(0); a particle's noise is a thousand times that
+ROUNDING = 1e-6  # of float32, in the same unit
+COLUMNS = (8, 16, 24, 32, 48, 64)  # pixels along x that a kernel is made for: whole vectors of a processor
+# What costs as much as adding one point of a Gaussian: measured, one core
+FIXED_COST = 100.0  # points, of a Gaussian however narrow
+FFT_COST = 10.0  # points, of a sample of the grid
+FEW = 32  # Gaussians, for which the separable form is quick enough
+STEP = 1.05  # widths that differ by less than this factor share a plan
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where Gaussians are spread: `size` samples across the field of view, in whose units lengths are."""
+
+    size: int
+    extra: float  # width of the common kernel, in samples
+    cut: float  # widths from a centre to where it is cut
+    cost: float  # of an image, in points of Gaussians
+
+    def columns(self, width: np.ndarray) -> np.ndarray:
+        """Samples along x that Gaussians of these widths (samples) are added to: one of `COLUMNS`."""
+        return np.asarray(COLUMNS)[np.searchsorted(COLUMNS, 2 * self.cut * width).clip(max=len(COLUMNS) - 1)]
+
+
+@lru_cache(maxsize=1024)
+def plan_grid(
+    narrowest: float, widest: float, count: int, box: int, tolerance: float = TOLERANCE, rounding: float = ROUNDING
+) -> Grid | None:
+    """The cheapest grid for so many Gaussians; None where they are too wide, or the tolerance too small, to spread.
+
+    Args:
+        narrowest: smallest standard deviation, in pixels of the box.
+        widest: largest, likewise.
+        count: Gaussians an image.
+        box: rows of the transform that is wanted; frequencies up to its Nyquist count.
+        tolerance: of aliasing and cut, each, in units of the sum of the amplitudes.
+        rounding: of sums in the number type, in the same unit.
+    """
+    best, least = None, math.inf
+    for size in {int(next_fast_len(round(box * factor / 20), True) or 0) for factor in range(8, 45)}:
+        scale, edge = size / box, min(box / size, 1.0) / 2  # samples a pixel; the highest frequency, in 1/sample
+        # alias: (w² + e²) (1 - edge)² - e² edge² >= -ln(tolerance) / 2 pi², w the width and e the extra, in samples
+        needed = -math.log(tolerance) / (2 * math.pi**2) - (narrowest * scale * (1 - edge)) ** 2
+        if needed > 0 and edge == 0.5:
+            continue
+        extra = math.sqrt(max(needed, 0.0) / (1 - 2 * edge)) if needed > 0 else 0.0
+        gain = math.exp(2 * (math.pi * extra * edge) ** 2)  # of errors, when the extra width is divided out
+        if gain * rounding > tolerance:
+            continue
+        cut = math.sqrt(2) * float(erfcinv(tolerance / gain))
+        reach = 2 * cut * math.hypot(widest * scale, extra)
+        columns = next((columns for columns in COLUMNS if columns >= reach), math.inf)
+        if columns > 2 * size:  # the margins would reach round the field more than once
+            continue
+        cost = count * (FIXED_COST + columns * reach) + FFT_COST * size**2
+        if cost < least:
+            best, least = Grid(size, extra, cut, cost), cost
+    return best
+
+
+def _exponential(value):
+    """The exponential of values <= 0, in compiled loops only."""
+
+
+@overload(_exponential, inline="always")
+@no_type_check
+def _exponential_of(value):
+    """In float32 a polynomial, which compilers turn into vector instructions: 2e-7 relative."""
+    if value != types.float32:
+        return lambda value: math.exp(value)
+
+    def exponential(value):
+        power = max(value * np.float32(1.4426950408889634), np.float32(-126.0))
+        whole = np.floor(power + np.float32(0.5))
+        rest = power - whole
+        # 2^rest on [-1/2, 1/2]: Taylor's coefficients ln(2)^n / n!
+        result = np.float32(1.5252733804e-5)
+        result = result * rest + np.float32(1.5403530394e-4)
+        result = result * rest + np.float32(1.3333558146e-3)
+        result = result * rest + np.float32(9.6181291076e-3)
+        result = result * rest + np.float32(5.5504108665e-2)
+        result = result * rest + np.float32(2.4022650696e-1)
+        result = result * rest + np.float32(6.9314718056e-1)
+        result = result * rest + np.float32(1.0)
+        return result * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+    return exponential
+
+
+@compiled
+@no_type_check
+def _add(grid, x, y, amplitude, width, covers, cut, span):
+    """Add the Gaussians whose `covers` is the length of `span`, a tuple so that compilers know it, to grids.
+
+    Positions and widths are in samples of the grid, whose margin lets every Gaussian's samples lie in it.
+    """
+    columns, real = len(span), grid.dtype.type
+    along_x, along_y = np.empty(columns, grid.dtype), np.empty(columns, grid.dtype)
+    for image in range(x.shape[0]):
+        for number in range(x.shape[1]):
+            if covers[image, number] != columns:
+                continue
+            center_x, center_y, sigma = x[image, number], y[image, number], width[image, number]
+            half = real(0.5) / (sigma * sigma)
+            reach = min(math.ceil(cut * sigma), columns // 2)
+            left, top = math.floor(center_x) - columns // 2 + 1, math.floor(center_y) - reach + 1
+            height = amplitude[image, number] * half * real(1 / math.pi)
+            for i in range(columns):
+                distance = real(left + i) - center_x
+                along_x[i] = _exponential(-distance * distance * half)
+            for j in range(2 * reach):
+                distance = real(top + j) - center_y
+                along_y[j] = height * _exponential(-distance * distance * half)
+            for j in range(2 * reach):
+                row = grid[image, top + j]
+                for i in range(columns):
+                    row[left + i] += along_y[j] * along_x[i]
+
+
+@compiled
+@no_type_check
+def _gather(grid, x, y, amplitude, width, covers, cut, span, by_x, by_y, by_amplitude, by_width):
+    """Derivatives of `sum grid * samples` with respect to each parameter of the same Gaussians."""
+    columns, real = len(span), grid.dtype.type
+    along_y = np.empty(columns, grid.dtype)
+    zeroth, first, second = np.empty(columns, grid.dtype), np.empty(columns, grid.dtype), np.empty(columns, grid.dtype)
+    for image in range(x.shape[0]):
+        for number in range(x.shape[1]):
+            if covers[image, number] != columns:
+                continue
+            center_x, center_y, sigma = x[image, number], y[image, number], width[image, number]
+            half = real(0.5) / (sigma * sigma)
+            reach = min(math.ceil(cut * sigma), columns // 2)
+            left, top = math.floor(center_x) - columns // 2 + 1, math.floor(center_y) - reach + 1
+            for i in range(columns):
+                zeroth[i] = first[i] = second[i] = real(0)
+            for j in range(2 * reach):
+                distance = real(top + j) - center_y
+                along_y[j] = _exponential(-distance * distance * half)
+            for j in range(2 * reach):  # moments along y of each column
+                distance, weight = real(top + j) - center_y, along_y[j]
+                row = grid[image, top + j]
+                for i in range(columns):
+                    value = weight * row[left + i]
+                    zeroth[i] += value
+                    first[i] += distance * value
+                    second[i] += distance * distance * value
+            total, moment_x, moment_y, moment_r = real(0), real(0), real(0), real(0)
+            for i in range(columns):
+                distance = real(left + i) - center_x
+                weight = _exponential(-distance * distance * half)
+                total += weight * zeroth[i]
+                moment_x += weight * distance * zeroth[i]
+                moment_y += weight * first[i]
+                moment_r += weight * (distance * distance * zeroth[i] + second[i])
+            norm = half * real(1 / math.pi)
+            scale = amplitude[image, number] * norm
+            by_amplitude[image, number] = norm * total
+            by_x[image, number] = real(2) * scale * half * moment_x
+            by_y[image, number] = real(2) * scale * half * moment_y
+            by_width[image, number] = real(2) * scale * (half * moment_r - total) / sigma
+
+
+def _each(function: Callable[..., Any], *arrays: Any) -> None:
+    """Run a loop over images in as many threads as torch has; tensors are cut into each thread's own images."""
+    images = len(arrays[0])
+    bounds = np.linspace(0, images, min(torch.get_num_threads(), images) + 1).astype(int).tolist()
+
+    def run(first: int, last: int) -> None:
+        function(*(array[first:last].numpy() if isinstance(array, Tensor) else array for array in arrays))
+
+    if len(bounds) == 2:
+        run(0, images)
+        return
+    with ThreadPoolExecutor(len(bounds) - 1) as pool:
+        list(pool.map(run, bounds[:-1], bounds[1:]))
+
+
+def _wrap(padded: Float[Tensor, "image row column"], size: int) -> Float[Tensor, "image y x"]:
+    """The margins added to the sides that they continue: the field of view is periodic."""
+    margin = (padded.shape[-1] - size) // 2
+    rows = padded[:, margin : margin + size].clone()
+    rows[:, size - margin :] += padded[:, :margin]
+    rows[:, :margin] += padded[:, margin + size :]
+    grid = rows[..., margin : margin + size].clone()
+    grid[..., size - margin :] += rows[..., :margin]
+    grid[..., :margin] += rows[..., margin + size :]
+    return grid
+
+
+def _unwrap(grid: Float[Tensor, "image y x"], margin: int) -> Float[Tensor, "image row column"]:
+    """The adjoint of `_wrap`: margins that repeat the opposite sides."""
+    size = grid.shape[-1]
+    index = torch.arange(-margin, size + margin) % size
+    return grid[:, index[:, None], index]
+
+
+class _Spreading(torch.autograd.Function):
+    """Samples of a sum of Gaussians on a periodic grid; positions (image, N) in samples, in [0, size)."""
+
+    @staticmethod
+    def forward(ctx, x, y, amplitude, width, grid):
+        covers = torch.from_numpy(grid.columns(width.numpy()))
+        margin = int(covers.max()) // 2
+        arrays = [part.contiguous() for part in (x + margin, y + margin, amplitude, width)]
+        dtype = np.float64 if x.dtype == torch.float64 else np.float32
+        ctx.save_for_backward(*arrays, covers)
+        ctx.grid, ctx.margin, ctx.dtype = grid, margin, dtype
+        padded = x.new_zeros(len(x), grid.size + 2 * margin, grid.size + 2 * margin)
+        for columns in covers.unique().tolist():
+            _each(_add, padded, *arrays, covers, dtype(grid.cut), columns * (0.0,))
+        return _wrap(padded, grid.size)
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        *arrays, covers = ctx.saved_tensors
+        padded = _unwrap(gradients[0], ctx.margin).contiguous()
+        results = [torch.empty_like(arrays[0]) for _ in range(4)]
+        for columns in covers.unique().tolist():
+            _each(_gather, padded, *arrays, covers, ctx.dtype(ctx.grid.cut), columns * (0.0,), *results)
+        return *results, None
+
+
+def resized(transform: Complex[Tensor, "image y half_x"], box: int) -> Complex[Tensor, "image box half_k"]:
+    """The coefficients of a smaller box, or of a larger one with zeros beyond (and on) what was the Nyquist."""
+    size = transform.shape[-2]
+    if box <= size:
+        return crop_transform(transform, box)
+    upper, lower = (size + 1) // 2, (size - 1) // 2
+    larger = transform.new_zeros(len(transform), box, box // 2 + 1)
+    larger[:, :upper, :upper] = transform[:, :upper, :upper]
+    larger[:, box - lower :, :upper] = transform[:, size - lower :, :upper]
+    return larger
+
+
+def choose_grid(mixture: Mixture, box: int, pixel_size: float) -> Grid | None:
+    """The grid for a batch of mixtures; None where spreading cannot be used or is not worth it."""
+    widths = mixture.width.detach() / pixel_size
+    narrowest, widest = (float(value) for value in widths.abs().aminmax())
+    if widths.is_cuda or widths.dtype != torch.float32 or not 0 <= widest < box or len(mixture) < FEW:
+        return None
+    steps = [math.log(max(width, 1e-3)) / math.log(STEP) for width in (narrowest, widest)]
+    return plan_grid(STEP ** math.floor(steps[0]), STEP ** math.ceil(steps[1]), len(mixture), box)
+
+
+def spread(
+    place: Float[Tensor, "image gaussian 2"], mixture: Mixture, box: int, pixel_size: float, grid: Grid
+) -> Complex[Tensor, "image y half_x"]:
+    """Half transforms of sums of Gaussians at (x, y) from the origin, in Å; they must be finite, and on the CPU.
+
+    Within the tolerances of the plan what `projection`'s separable form gives.
+    """
+    sample = box * pixel_size / grid.size  # Å
+    place = place / sample
+    inside = place - grid.size * torch.floor(place.detach() / grid.size)
+    x, y = torch.where(inside < grid.size, inside, 0.0).unbind(-1)  # rounding may give the size itself
+    width = ((mixture.width / sample).square() + grid.extra**2).sqrt()
+    transform = resized(torch.fft.rfft2(_Spreading.apply(x, y, mixture.amplitude, width, grid)), box)
+    if grid.extra == 0:
+        return transform
+    frequency_y, frequency_x = axis_frequencies(box, grid.size / box, transform.real.dtype)
+    extra = 2 * (math.pi * grid.extra) ** 2
+    return transform * torch.exp(extra * frequency_y.square())[:, None] * torch.exp(extra * frequency_x.square())
