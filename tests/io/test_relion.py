@@ -35,8 +35,8 @@ def star(tmp_path):
 def test_units_are_those_of_the_package(star):
     columns = {"rlnPhaseShift": "90", "rlnCtfBfactor": "20", "rlnCtfScalefactor": "0.5"}
     found = interpret(star(**columns))
-    assert found.pixel_size == 1.5
-    assert found.image_size == 16
+    assert found.pixel_sizes.tolist() == [1.5] * 3
+    assert found.image_sizes.tolist() == [16] * 3
     assert np.allclose(found.angles[2], np.deg2rad([20, 10, -40]))
     assert np.allclose(found.shift[2], [1.0, -0.5])
     ctf = found.ctf
@@ -53,10 +53,10 @@ def test_units_are_those_of_the_package(star):
 
 def test_relion_3_0_has_no_optics_table(star):
     found = interpret(star(None, **OLD))
-    assert found.pixel_size == pytest.approx(3.5)
+    assert found.pixel_sizes == pytest.approx([3.5] * 3)
     assert found.ctf.voltage[0] == 200e3
     assert list(found.optics_group) == [0, 0, 0]
-    assert found.image_size is None
+    assert found.image_sizes is None
 
 
 def test_shifts_in_pixels_are_of_the_particle_s_pixel(star):
@@ -101,14 +101,13 @@ def test_without_ctf_the_function_is_one_everywhere(star):
 
 @pytest.mark.parametrize(("column", "value"), [("rlnPixelSize", "1.5049"), ("rlnMagnification", "33333")])
 def test_pixel_sizes_that_agree_but_for_rounding_are_one(star, column, value):
-    assert (
-        interpret(star(**{"rlnDetectorPixelSize": "5", "rlnMagnification": "33330", column: value})).pixel_size == 1.5
-    )
+    found = interpret(star(**{"rlnDetectorPixelSize": "5", "rlnMagnification": "33330", column: value}))
+    assert found.pixel_sizes.tolist() == [1.5] * 3
 
 
 def test_a_given_pixel_size_settles_a_contradiction_and_is_said(star):
     found = interpret(star(rlnPixelSize="3"), pixel_size=2.5)
-    assert found.pixel_size == 2.5
+    assert found.pixel_sizes.tolist() == [2.5] * 3
     assert any("rlnPixelSize says 3 Å" in sentence for sentence in found.assumed)
 
 
@@ -119,24 +118,38 @@ TWO_GROUPS = {name: values * 2 for name, values in OPTICS.items()} | {
 }
 
 
+def test_each_particle_has_the_pixel_size_of_its_group(star):
+    """Of the shifts in pixels too: 2 pixels of 1 Å are 2 Å, of 3 Å they are 6 Å."""
+    optics = TWO_GROUPS | {"rlnImagePixelSize": ["1", "3"], "rlnImageSize": ["30", "10"], "rlnVoltage": ["300", "200"]}
+    columns = {"rlnOriginXAngst": None, "rlnOriginYAngst": None, "rlnOriginX": "2", "rlnOriginY": "-4"}
+    found = interpret(star(optics, rlnOpticsGroup=["2", "1", "2"], **columns))
+    assert found.pixel_sizes.tolist() == [3, 1, 3]
+    assert found.image_sizes.tolist() == [10, 30, 10]
+    assert found.shift.tolist() == [[6, -12], [2, -4], [6, -12]]
+    assert found.ctf.voltage.tolist() == [200e3, 300e3, 200e3]
+    given = interpret(star(optics, rlnOpticsGroup=["2", "1", "2"], **columns), pixel_size=2.0)
+    assert given.shift.tolist() == [[4, -8]] * 3
+    assert "rlnImagePixelSize says 1 to 3 Å" in given.assumed[0]
+
+
+def test_magnifications_of_relion_3_0_are_each_particle_s_own(star):
+    found = interpret(star(None, **OLD | {"rlnMagnification": ["40000", "40000", "20000"]}))
+    assert found.pixel_sizes == pytest.approx([3.5, 3.5, 7.0])
+
+
 @pytest.mark.parametrize(
     ("optics", "columns", "message"),
     [
         (NO_PIXEL_SIZE, {}, "no pixel size.*particles.pixel_size"),
         (OPTICS, {"rlnPixelSize": "3"}, "contradictory pixel sizes: 1.5 Å by rlnImagePixelSize, 3 Å by rlnPixelSize"),
-        (None, OLD | {"rlnMagnification": ["40000", "40000", "20000"]}, "3.5 Å in row 0 and 7 Å in row 2"),
+        (
+            TWO_GROUPS,
+            {"rlnOpticsGroup": ["1", "2", "2"], "rlnPixelSize": ["1.5", "2", "1.5"]},
+            "1.5 Å by rlnImagePixelSize, 2 Å by rlnPixelSize in row 1 .*optics group second",
+        ),
         (None, OLD | {"rlnMagnification": "0"}, "rlnMagnification is 0"),
         (OPTICS | {"rlnImagePixelSize": ["0"]}, {}, "row 0 .*rlnImagePixelSize is 0, expected"),
-        (
-            TWO_GROUPS | {"rlnImagePixelSize": ["1", "2"]},
-            {"rlnOpticsGroup": ["1", "1", "2"]},
-            "different pixel sizes.*first and second",
-        ),
-        (
-            TWO_GROUPS | {"rlnImageSize": ["16", "32"]},
-            {"rlnOpticsGroup": ["1", "1", "2"]},
-            "different image sizes.*first and second",
-        ),
+        (OPTICS | {"rlnImageSize": ["0"]}, {}, "rlnImageSize is 0, expected 1 to"),
         (TWO_GROUPS, {"rlnOpticsGroup": None}, "2 optics groups, but no column rlnOpticsGroup"),
         (OPTICS, {"rlnAngleTilt": None, "rlnAnglePsi": None}, "no column rlnAngleTilt, rlnAnglePsi: .*no poses"),
         (OPTICS, {"rlnAngleRot": ["1", "nan", "2"]}, "row 1 .*rlnAngleRot is 'nan'"),

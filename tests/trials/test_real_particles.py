@@ -202,7 +202,7 @@ def test_the_poses_and_ctfs_of_beta_galactosidase(shared_data, tmp_path):
     star = read_star(path)
     found = interpret(star)
     assert len(star) == BETAGAL["count"]
-    assert found.pixel_size == pytest.approx(BETAGAL["pixel_size"], rel=1e-3)
+    assert found.pixel_sizes == pytest.approx(BETAGAL["pixel_size"], rel=1e-3)
     assert (found.ctf.voltage == BETAGAL["voltage"]).all()
     assert (found.ctf.spherical_aberration == BETAGAL["spherical_aberration"]).all()
 
@@ -213,7 +213,8 @@ def test_the_poses_and_ctfs_of_beta_galactosidase(shared_data, tmp_path):
 
     angles = np.stack([column(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")], axis=1)
     assert np.allclose(np.rad2deg(found.angles), angles)
-    assert np.allclose(found.shift, found.pixel_size * np.stack([column("rlnOriginX"), column("rlnOriginY")], axis=1))
+    shift = np.stack([column("rlnOriginX"), column("rlnOriginY")], axis=1)
+    assert np.allclose(found.shift, found.pixel_sizes[:, None] * shift)
     assert np.allclose(found.ctf.defocus_u, column("rlnDefocusU"))
     assert np.allclose(found.ctf.defocus_v, column("rlnDefocusV"))
     subset = numbers(star, "rlnRandomSubset")

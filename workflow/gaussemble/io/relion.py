@@ -30,9 +30,43 @@ class Metadata:
     shift: Float[np.ndarray, "image 2"]  # Å, (x, y)
     ctf: ContrastTransfer
     optics_group: Int[np.ndarray, " image"]  # 0-based row of the optics table
-    pixel_size: float  # Å, of the images in the stacks
-    image_size: int | None  # pixels, where the optics table says it
+    pixel_sizes: Float[np.ndarray, " image"]  # Å, of each particle's image in its stack
+    image_sizes: Int[np.ndarray, " image"] | None  # pixels, where the file says it
     assumed: list[str] = field(default_factory=list)  # for the user: what was filled in, and what is not used
+
+    @property
+    def pixel_size(self) -> float:
+        """Å of all images, for those who take particles of one size.
+
+        Raises:
+            InputError: they are of different ones.
+        """
+        size = float(self.pixel_sizes[0])
+        wrong = ~np.isclose(self.pixel_sizes, size, rtol=SAME_SIZE)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise InputError(
+                f"different pixel sizes are not supported here: {size:.4g} Å in row 0 (optics group "
+                f"{self.optics_group[0] + 1} of the table) and {self.pixel_sizes[row]:.4g} Å in row {row} (from 0; "
+                f"group {self.optics_group[row] + 1}); take the particles of one size"
+            )
+        return size
+
+    @property
+    def image_size(self) -> int | None:
+        """Pixels of all images, for those who take particles of one size; None where the file does not say it.
+
+        Raises:
+            InputError: they are of different ones.
+        """
+        if self.image_sizes is None:
+            return None
+        if (self.image_sizes != self.image_sizes[0]).any():
+            raise InputError(
+                f"different image sizes are not supported here: {sorted(set(self.image_sizes.tolist()))} pixels; take "
+                "the particles of one size"
+            )
+        return int(self.image_sizes[0])
 
 
 def interpret(star: StarFile, pixel_size: float | None = None, ctf: bool = True) -> Metadata:
@@ -50,55 +84,55 @@ def interpret(star: StarFile, pixel_size: float | None = None, ctf: bool = True)
     assumed: list[str] = []
     _refuse_unsupported(star)
     groups, angles = optics_rows(star), _angles(star)
-    size = pixel_size_of(star, pixel_size, assumed)
+    sizes = pixel_sizes_of(star, pixel_size, assumed)
     unused = _aberrations(star)
     if unused:
         assumed.append(f"aberrations are not used: {', '.join(unused)}")
     return Metadata(
         angles,
-        _shifts(star, size, assumed),
+        _shifts(star, sizes, assumed),
         contrast_transfer(star, assumed) if ctf else no_contrast_transfer(len(star)),
         groups,
-        size,
-        _image_size(star, groups),
+        sizes,
+        _image_sizes(star),
         assumed,
     )
 
 
-def pixel_size_of(star: StarFile, given: float | None, assumed: list[str]) -> float:
-    """Å per pixel of the particle images; `given` wins, with a word to `assumed`.
+def pixel_sizes_of(star: StarFile, given: float | None, assumed: list[str]) -> Float[np.ndarray, " image"]:
+    """Å per pixel of each particle's image; `given` wins for all, with a word to `assumed`.
 
     Raises:
-        InputError: the file does not say it, or says different ones.
+        InputError: the file does not say it, or says it twice, differently.
     """
     found = _pixel_sizes(star)
     if given is not None:
         for name, sizes in found.items():
-            if not np.isclose(sizes[0], given, rtol=SAME_SIZE):
-                assumed.append(f"pixel size {given:.4g} Å as given; {name} says {sizes[0]:.4g} Å")
-        return given
+            if not np.allclose(sizes, given, rtol=SAME_SIZE):
+                assumed.append(f"pixel size {given:.4g} Å as given; {name} says {_between(sizes)} Å")
+        return np.full(len(star), given)
     if not found:
         raise InputError(
             f"{star.path}: no pixel size: expected rlnImagePixelSize in the optics table, rlnPixelSize, or "
             "rlnDetectorPixelSize with rlnMagnification; give it as particles.pixel_size"
         )
-    for name, sizes in found.items():
-        wrong = ~np.isclose(sizes, sizes[0], rtol=SAME_SIZE)
+    first, *others = found
+    for other in others:
+        wrong = ~np.isclose(found[first], found[other], rtol=SAME_SIZE)
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(
-                f"{star.path}: different pixel sizes are not supported: by {name} {sizes[0]:.4g} Å in row 0 and "
-                f"{sizes[row]:.4g} Å in row {row} (from 0); take the particles of one size, rescale the others"
-                + _optics_groups_of(star, 0, row)
+                f"{star.path}: contradictory pixel sizes: {found[first][row]:.4g} Å by {first}, {found[other][row]:.4g}"
+                f" Å by {other} in row {row} (from 0){_optics_group_of(star, row)}; remove the wrong column, or give "
+                "the right one as particles.pixel_size"
             )
-    first, *others = found
-    for other in others:
-        if not np.isclose(found[first][0], found[other][0], rtol=SAME_SIZE):
-            raise InputError(
-                f"{star.path}: contradictory pixel sizes: {found[first][0]:.4g} Å by {first}, {found[other][0]:.4g} Å "
-                f"by {other}; remove the wrong column, or give the right one as particles.pixel_size"
-            )
-    return float(found[first][0])
+    return found[first]
+
+
+def _between(values: np.ndarray) -> str:
+    """The value, or the range of values."""
+    low, high = values.min(), values.max()
+    return f"{low:.4g}" if np.isclose(low, high, rtol=SAME_SIZE) else f"{low:.4g} to {high:.4g}"
 
 
 def _pixel_sizes(star: StarFile) -> dict[str, np.ndarray]:
@@ -118,27 +152,18 @@ def _pixel_sizes(star: StarFile) -> dict[str, np.ndarray]:
     return sizes
 
 
-def _optics_groups_of(star: StarFile, *rows: int) -> str:
-    """The optics groups of some rows, by name, for a message."""
+def _optics_group_of(star: StarFile, row: int) -> str:
+    """The optics group of a row, by name, for a message; nothing where there is only one."""
     if star.optics is None or len(star.optics) < 2:
         return ""
-    groups = optics_rows(star)[list(rows)]
     column = "rlnOpticsGroupName" if "rlnOpticsGroupName" in star.optics else "rlnOpticsGroup"
-    return f" (optics groups {' and '.join(str(star.optics[column].iloc[group]) for group in groups)})"
+    return f", optics group {star.optics[column].iloc[optics_rows(star)[row]]}"
 
 
-def _image_size(star: StarFile, groups: np.ndarray) -> int | None:
-    """Pixels along an image's edge by the optics table."""
+def _image_sizes(star: StarFile) -> Int[np.ndarray, " image"] | None:
+    """Pixels along each image's edge, where the file says it."""
     sizes = numbers(star, "rlnImageSize")
-    if sizes is None:
-        return None
-    if (sizes != sizes[0]).any():
-        row = int(np.argmax(sizes != sizes[0]))
-        raise InputError(
-            f"{star.path}: different image sizes are not supported: rlnImageSize is {sizes[0]:g} in row 0 and "
-            f"{sizes[row]:g} in row {row} (from 0){_optics_groups_of(star, 0, row)}; rescale them to one size"
-        )
-    return int(sizes[0])
+    return None if sizes is None else _in_range(star, "rlnImageSize", sizes, (1.0, 1e6), "pixels").astype(np.int64)
 
 
 def _refuse_unsupported(star: StarFile) -> None:
@@ -188,7 +213,7 @@ def _angles(star: StarFile) -> np.ndarray:
     return np.deg2rad(np.stack([values for values in degrees if values is not None], axis=1))
 
 
-def _shifts(star: StarFile, pixel_size: float, assumed: list[str]) -> np.ndarray:
+def _shifts(star: StarFile, pixel_sizes: np.ndarray, assumed: list[str]) -> np.ndarray:
     """(image, 2) Å that centre the image; 0 where there are none, Å before pixels where there are both."""
     angstrom = _pair(star, ANGSTROM_SHIFT)
     pixels = _pair(star, PIXEL_SHIFT)
@@ -196,9 +221,9 @@ def _shifts(star: StarFile, pixel_size: float, assumed: list[str]) -> np.ndarray
         assumed.append("no rlnOriginX/YAngst: the particles are taken as centred")
         return np.zeros((len(star), 2))
     if angstrom is None:
-        return np.asarray(pixels) * pixel_size
+        return np.asarray(pixels) * pixel_sizes[:, None]
     if pixels is not None:
-        differ = np.abs(angstrom - pixels * pixel_size).max()
+        differ = np.abs(angstrom - pixels * pixel_sizes[:, None]).max()
         assumed.append(f"shifts in Å (rlnOriginX/YAngst) are used, not those in pixels; they differ by {differ:.3g} Å")
     return angstrom
 
