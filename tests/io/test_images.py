@@ -1,5 +1,7 @@
 """Image names lead to the right image of the right stack, wherever it lies, or to one clear line."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -84,15 +86,14 @@ def test_names_that_are_none_are_refused_with_their_row(tmp_path, named, bad):
 
 def test_wrong_stacks_are_refused_with_file_and_row(tmp_path, named):
     _stack(tmp_path / "job" / "a.mrcs", 3)
-    with pytest.raises(InputError, match=r"in\.star: row 2 .*no stack 'missing\.mrcs'.*particles\.datadir"):
+    with pytest.raises(
+        InputError, match=r"in\.star: 1 of 2 stacks are missing: row 2 .*'missing\.mrcs'.*particles\.datadir"
+    ):
         open_images(named(["1@a.mrcs", "2@a.mrcs", "1@missing.mrcs"]))
     with pytest.raises(InputError, match=r"in\.star: row 1 .*image 4 of a stack of 3: .*job/a\.mrcs"):
         open_images(named(["1@a.mrcs", "4@a.mrcs"]))
     with pytest.raises(InputError, match=r"row 0 .*no image number, but 3 images"):
         open_images(named(["a.mrcs"]))
-    _stack(tmp_path / "job" / "b.mrcs", 3, size=8)
-    with pytest.raises(InputError, match=r"b\.mrcs .*row 1.*images of 8 pixels, but those of .*a\.mrcs have 6"):
-        open_images(named(["1@a.mrcs", "1@b.mrcs"]))
     write_mrc(tmp_path / "job" / "c.mrcs", np.zeros((2, 6, 5), "f4"))
     with pytest.raises(InputError, match=r"c\.mrcs .*row 0.*5 x 6 pixels, expected square"):
         open_images(named(["1@c.mrcs"]))
@@ -102,3 +103,44 @@ def test_two_stacks_of_one_name_are_not_taken_for_one(tmp_path, named):
     _stack(tmp_path / "data" / "a.mrcs", 3)
     with pytest.raises(InputError, match=r"'x/a\.mrcs' and 'y/a\.mrcs' are both found as"):
         open_images(named(["1@x/a.mrcs", "1@y/a.mrcs"]), tmp_path / "data")
+
+
+def test_missing_stacks_are_listed(tmp_path, named):
+    """Ten of them by name, with the first row that needs each."""
+    _stack(tmp_path / "job" / "a.mrcs", 3)
+    names = ["1@a.mrcs", *(f"{i // 2 + 1}@m{i // 2}.mrcs" for i in range(24)), "2@a.mrcs"]
+    with pytest.raises(
+        InputError, match=r"12 of 13 stacks are missing: row 1 .*'m0\.mrcs'.* 'm9\.mrcs' and 2 more"
+    ) as error:
+        open_images(named(names), tmp_path / "job")
+    assert "row 3 (from 0) 'm1.mrcs'" in str(error.value)
+    assert "m10" not in str(error.value)
+    assert str(tmp_path / "job") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_images_may_have_different_sizes(tmp_path, named):
+    _stack(tmp_path / "job" / "a.mrcs", 3)
+    _stack(tmp_path / "job" / "b.mrcs", 3, 50, size=8)
+    images = open_images(named(["1@a.mrcs", "3@b.mrcs", "2@a.mrcs"]))
+    assert images.sizes.tolist() == [6, 8, 6]
+    assert images.read(np.array([0, 2])).shape == (2, 6, 6)
+    assert images.read(slice(1, 2))[0, 0, 0] == 52
+
+
+def test_the_same_image_is_known_by_its_file(tmp_path, named):
+    """A path written in two ways, and a link; the same number in another stack is another image."""
+    _stack(tmp_path / "job" / "a.mrcs", 3)
+    _stack(tmp_path / "job" / "b.mrcs", 3)
+    images = open_images(named(["3@a.mrcs", "3@b.mrcs", "000003@./a.mrcs", "1@a.mrcs", "3@b.mrcs"]))
+    assert images.first_rows().tolist() == [0, 1, 0, 3, 1]
+
+
+def test_compressed_stacks_are_read_and_said_once(tmp_path, named, capsys):
+    for name in "abcdef":  # more than are kept unpacked
+        path = _stack(tmp_path / "job" / f"{name}.mrcs", 3, 100 * ord(name))
+        (tmp_path / "job" / f"{name}.mrcs.gz").write_bytes(gzip.compress(path.read_bytes()))
+    names = [f"{i % 3 + 1}@{name}.mrcs.gz" for i, name in enumerate("abcdefabcdef")] + ["2@a.mrcs"]
+    found = open_images(named(names)).read(slice(None))[:, 2, 2]
+    assert found.tolist() == [100 * ord(name) + i % 3 for i, name in enumerate("abcdefabcdef")] + [9701]
+    assert capsys.readouterr().err.count("6 of 7 stacks are compressed") == 1

@@ -40,10 +40,10 @@ def test_blocks_cover_all_once(tmp_path, generator):
 @pytest.mark.parametrize("count", [0, 9, 12345])
 def test_images_are_appended_without_knowing_their_number(tmp_path, count):
     """The header is written again at the end; no length of the number may move the data."""
-    with written_images(tmp_path, 2) as append:
+    with written_images(tmp_path, 2) as writer:
         for start in range(0, count, 1000):
             block = torch.arange(start, min(start + 1000, count)).float()
-            append(block[:, None, None].expand(-1, 2, 2))
+            writer.append(block[:, None, None].expand(-1, 2, 2))
     images = np.load(tmp_path / "images.npy", allow_pickle=False)
     assert images.shape == (count, 2, 2)
     assert images.dtype == np.float32
@@ -51,8 +51,8 @@ def test_images_are_appended_without_knowing_their_number(tmp_path, count):
 
 
 def test_a_failure_leaves_no_file(tmp_path):
-    with pytest.raises(KeyError), written_images(tmp_path, 2) as append:
-        append(torch.zeros(1, 2, 2))
+    with pytest.raises(KeyError), written_images(tmp_path, 2) as writer:
+        writer.append(torch.zeros(1, 2, 2))
         raise KeyError
     assert not list(tmp_path.iterdir())
 

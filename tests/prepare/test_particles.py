@@ -7,14 +7,25 @@ import pytest
 import torch
 
 from gaussemble.errors import InputError
-from gaussemble.io.star import read_star
-from gaussemble.io.store import open_store
-from gaussemble.prepare.particles import Options, background, normalised, particles, prepared
-from gaussemble.quantities import Particles
+from gaussemble.io.images import ParticleImages
+from gaussemble.io.mrc import write_map
+from gaussemble.io.star import numbers, read_star
+from gaussemble.io.store import ImageWriter, open_store
+from gaussemble.physics.ctf import evaluate
+from gaussemble.physics.fourier import frequencies, to_fourier, to_real
+from gaussemble.physics.projection import mixture_to_map, project, shift_phases
+from gaussemble.physics.rotations import euler_to_matrix, matrix_to_euler
+from gaussemble.prepare.particles import Options, particles
+from gaussemble.prepare.pixels import background, background_power, normalised, soft_background
+from gaussemble.quantities import Map, Particles
 from made_particles import OPTICS, rows, write_mrc, write_star_text
+from made_store import BOX, PIXEL, lopsided, make_particles
 
 SIZE, COUNT = 16, 9
-AS_IS = {"normalise": False}
+SAME_POSE = {
+    name: "7.5" for name in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
+}
+AS_IS = {"normalise": False, "contrast": "white"}
 
 
 def _noise(count: int = COUNT, size: int = SIZE) -> np.ndarray:
@@ -57,22 +68,6 @@ def test_what_is_known_of_each_particle_is_stored(make):
     assert torch.allclose(known.rotation[2, 2], torch.tensor(axis).float(), atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "box"), [(16, 9), (16, 10), (17, 9), (17, 10)])
-def test_cropping_keeps_scale_and_place(size, box):
-    """A Gaussian that both samplings resolve: its values at the new pixels, at the same distance from pixel D//2."""
-    width, place = 2.0, (1.7, -2.3)  # in pixels of the stack, (y, x) from the origin
-
-    def gaussian(count: int, pixel: float) -> torch.Tensor:
-        axis = (torch.arange(count) - count // 2) * pixel
-        y, x = axis[:, None] - place[0], axis[None, :] - place[1]
-        return torch.exp(-(x**2 + y**2) / (2 * width**2))
-
-    stored, _ = prepared(gaussian(size, 1.0)[None], box, Options(**AS_IS))
-    # at the new Nyquist the Gaussian's transform is down to 2e-3, at the box's edge the Gaussian itself to 1e-2;
-    # half a pixel off would be 0.2
-    assert (stored[0] - gaussian(box, size / box)).abs().max() < 0.02
-
-
 def test_the_stored_pixel_size_keeps_the_field_of_view(make):
     out = make(box=10)
     store = open_store(out)
@@ -105,8 +100,8 @@ def test_background_is_outside_a_circle_round_the_origin():
     assert outside[2, 1]  # distance sqrt(13)
 
 
-def test_invert_changes_the_sign(make):
-    assert np.array_equal(open_store(make(invert=True, **AS_IS)).read(slice(None)), -_noise())
+def test_dark_protein_becomes_bright(make):
+    assert np.array_equal(open_store(make(**AS_IS | {"contrast": "black"})).read(slice(None)), -_noise())
 
 
 def test_the_halves_are_every_row_once(make):
@@ -115,6 +110,8 @@ def test_the_halves_are_every_row_once(make):
     assert stores["odd"].particles.particle.tolist() == [1, 3, 5, 7]
     for offset, store in enumerate(stores.values()):
         assert np.array_equal(store.read(slice(None)), _noise()[offset::2])
+        assert store.half.tolist() == [0, 1, 0, 1, 0][: len(store)]
+    assert open_store(make(**AS_IS)).half.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
 
 
 def test_the_halves_of_the_refinement_may_be_kept(make):
@@ -122,6 +119,10 @@ def test_the_halves_of_the_refinement_may_be_kept(make):
     options = {"columns": subset, "halves": "random_subset", **AS_IS}
     assert open_store(make(split="even", **options)).particles.particle.tolist() == [1, 2, 5, 8]
     assert open_store(make(split="odd", **options)).particles.particle.tolist() == [0, 3, 4, 6, 7]
+    full = open_store(make(split="full", **options))
+    assert full.half.tolist() == [1, 0, 0, 1, 1, 0, 1, 1, 0]
+    with pytest.raises(InputError, match=r"no particle is in the odd half .*set particles\.halves to rows"):
+        make(columns={"rlnRandomSubset": "1"}, halves="random_subset")
     with pytest.raises(InputError, match=r"row 3 .*rlnRandomSubset is 0, expected 1 or 2"):
         make(split="even", halves="random_subset", columns={"rlnRandomSubset": [1, 2, 1, 0, 1, 2, 1, 2, 1]})
     with pytest.raises(InputError, match=r"no column rlnRandomSubset; set particles\.halves to rows"):
@@ -145,7 +146,7 @@ def test_the_written_star_leads_to_the_same_images(make, tmp_path):
 
 def test_blocks_do_not_show(make, monkeypatch):
     whole = open_store(make(box=10)).read(slice(None))
-    monkeypatch.setattr("gaussemble.prepare.particles.BLOCK_BYTES", 2 * 4 * SIZE**2)  # two images
+    monkeypatch.setattr("gaussemble.prepare.storing.BLOCK_BYTES", 2 * 4 * SIZE**2)  # two images
     assert torch.allclose(open_store(make(box=10)).read(slice(None)), whole, atol=1e-6)
 
 
@@ -196,7 +197,7 @@ def test_wrong_sizes_are_refused(make, tmp_path):
     with pytest.raises(InputError, match=r"particles\.box, 17, is larger.*at most 16"):
         make(box=17)
     star = write_star_text(tmp_path / "b.star", rows(3), OPTICS | {"rlnImageSize": ["32"]})
-    with pytest.raises(InputError, match=r"b\.star: the optics table says images of 32 pixels, .*stack\.mrcs has 16"):
+    with pytest.raises(InputError, match=r"b\.star: the optics table says images of 32 pixels, .*stack\.mrcs .*has 16"):
         particles(star=star, out=tmp_path / "out", split="full", options=Options())
     assert not (tmp_path / "out").exists()
 
@@ -217,5 +218,244 @@ def test_a_header_of_another_pixel_size_is_said(make, capsys):
 def test_the_same_image_in_two_rows_is_refused(make, split):
     """It would stand in both halves, which then agree by its noise."""
     names = [f"{number:06d}@stack.mrcs" for number in range(1, COUNT)] + ["3@stack.mrcs"]
-    with pytest.raises(InputError, match=r"rows 2 and 8 \(from 0\) are the same image 3@stack\.mrcs"):
-        make(columns={"rlnImageName": names}, split=split)
+    with pytest.raises(InputError, match=r"rows 2 and 8 \(from 0\) are the same image 3@.*stack\.mrcs in the same"):
+        make(columns={"rlnImageName": names} | SAME_POSE, split=split)
+
+
+def _shared(times: int = 3, count: int = 4) -> dict:
+    """Image names of a file in which each image stands in several rows; every row has its own pose."""
+    return {"rlnImageName": [f"{number // times + 1}@stack.mrcs" for number in range(times * count)]}
+
+
+def _import_shared(tmp_path, split: str, columns: dict, **options):
+    """Four images in twelve rows."""
+    write_mrc(tmp_path / "stack.mrcs", _noise(4), 1.5)
+    star = write_star_text(tmp_path / "in.star", rows(12, **columns))
+    particles(star=star, out=tmp_path / split, split=split, options=Options(**AS_IS, **options))
+    return open_store(tmp_path / split)
+
+
+def test_a_symmetry_expanded_file_is_one_particle_an_image(tmp_path, capsys):
+    store = _import_shared(tmp_path, "full", _shared())
+    assert store.particles.particle.tolist() == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9]
+    assert store.half.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]
+    assert store.images.shape[0] == 4
+    assert np.array_equal(store.read(slice(None)), np.repeat(_noise(4), 3, axis=0))
+    assert "12 rows of 4 images, in different poses: taken as symmetry-expanded" in capsys.readouterr().err
+    report = json.loads((tmp_path / "full" / "report.json").read_text())
+    assert (report["particles"], report["rows"], report["particles_in_file"]) == (4, 12, 12)
+
+
+def test_copies_of_an_image_never_part(tmp_path):
+    for split, expected in (("even", [0, 0, 0, 6, 6, 6]), ("odd", [3, 3, 3, 9, 9, 9])):
+        store = _import_shared(tmp_path, split, _shared())
+        assert store.particles.particle.tolist() == expected
+        assert store.half.tolist() == [0, 0, 0, 1, 1, 1]
+        assert store.image.tolist() == [0, 0, 0, 1, 1, 1]
+    subset = [2, 2, 2, 1, 1, 1, 1, 1, 1, 2, 2, 2]
+    store = _import_shared(tmp_path, "even", _shared() | {"rlnRandomSubset": subset}, halves="random_subset")
+    assert store.particles.particle.tolist() == [3, 3, 3, 6, 6, 6]
+    subset[1] = 1
+    with pytest.raises(InputError, match=r"row 1 .*rlnRandomSubset is 1, but another one in row 0 of the same image"):
+        _import_shared(tmp_path, "even", _shared() | {"rlnRandomSubset": subset}, halves="random_subset")
+
+
+def test_copies_need_not_stand_together(tmp_path):
+    names = {"rlnImageName": [f"{number % 4 + 1}@stack.mrcs" for number in range(12)]}
+    store = _import_shared(tmp_path, "odd", names)
+    assert store.particles.particle.tolist() == [1, 3, 1, 3, 1, 3]
+    assert np.array_equal(store.read(slice(None)), _noise(4)[[1, 3, 1, 3, 1, 3]])
+
+
+def test_one_row_twice_in_an_expanded_file_is_refused(tmp_path):
+    columns = rows(12, **_shared())
+    for name in columns:
+        columns[name][10] = columns[name][9]
+    with pytest.raises(InputError, match=r"rows 9 and 10 .*in the same pose, and so are 1 rows in all"):
+        _import_shared(tmp_path, "full", columns)
+
+
+@pytest.mark.parametrize("split", ["full", "odd"])
+def test_expansion_copies_each_row_under_the_group(make, split):
+    plain = open_store(make(split=split, **AS_IS))
+    out = make(split=split, expand="c3", columns={"rlnGroupName": [f"g{i}" for i in range(COUNT)]}, **AS_IS)
+    store, star = open_store(out), read_star(out / "particles.star")
+    assert store.particles.particle.tolist() == plain.particles.particle.repeat_interleave(3).tolist()
+    assert torch.equal(store.half, plain.half.repeat_interleave(3))
+    assert np.array_equal(store.images, plain.images)
+    assert np.array_equal(store.read(slice(None)), np.repeat(plain.images, 3, axis=0))
+    seen = store.particles.rotation.view(-1, 3, 3, 3)
+    assert torch.allclose(seen[:, 0], plain.particles.rotation, atol=1e-6)
+    turns = plain.particles.rotation.mT[:, None] @ seen  # R^T R S: the operators, of 0 and 120 degrees about z
+    assert torch.allclose(turns[:, 1:, 2, 2], torch.ones(len(plain), 2), atol=1e-5)
+    assert torch.allclose(turns[:, 1:, 0, 0], torch.full((len(plain), 2), -0.5), atol=1e-5)
+    assert star.particles["rlnGroupName"].tolist() == [f"g{i}" for i in plain.particles.particle for _ in range(3)]
+    angles = torch.tensor(np.array([numbers(star, f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")])).deg2rad().T
+    assert torch.allclose(euler_to_matrix(angles).float(), store.particles.rotation, atol=1e-5)  # row for row
+
+
+def test_a_group_that_is_none_is_refused_before_anything_is_read(make):
+    with pytest.raises(InputError, match="symmetry 'Q7' is not known"):
+        make(expand="Q7")
+
+
+def test_float16_halves_the_file_and_says_its_error(make):
+    single, half = open_store(make(box=10)), make(box=10, precision="float16")
+    store = open_store(half)
+    assert store.images.dtype == np.float16
+    found = store.read(slice(None))
+    assert found.dtype == torch.float32
+    difference = found - single.read(slice(None))
+    # numbers of 11 bits are rounded by at most 2^-11 of themselves, and by 0.29 of that in the mean square
+    assert (difference.abs() <= 2**-11 * single.read(slice(None)).abs() + 1e-7).all()
+    stated = json.loads((half / "report.json").read_text())["storage_error"]
+    assert stated == pytest.approx(
+        float(difference.square().mean().sqrt() / found.std(dim=(1, 2)).square().mean().sqrt()), rel=0.05
+    )
+    assert 0 < stated < 2**-11
+    with pytest.raises(InputError, match="float16 holds numbers up to 65504, an image has"):
+        make(_noise() * 1e5, precision="float16", **AS_IS)
+
+
+def _coloured(count: int, size: int) -> np.ndarray:
+    """Noise whose power falls by 9 from the middle to the corners, with a bright disc in the middle."""
+    white = torch.randn(count, size, size, generator=torch.Generator().manual_seed(0))
+    radius = frequencies(size, 1.0).norm(dim=-1)
+    disc = 3 * (~background(size, 0.5)).float()
+    return (to_real(to_fourier(white) * torch.exp(-1.56 * radius), size) + disc).numpy()
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_whitening_makes_the_noise_flat(make, normalise):
+    """The rings of the background's spectrum agree within 10 %: 40 images of 2,000 background pixels give 3 %, and
+    the window smears the slope."""
+    size, options = 64, {"contrast": "white", "normalise": normalise, "background_radius": 0.7}
+    rings = {}
+    for whiten in (False, True):
+        out = make(_coloured(40, size), whiten=whiten, **options)
+        power = background_power(open_store(out).read(slice(None)), soft_background(size, 0.7))[2:30]
+        rings[whiten] = power / power.mean()
+        assert json.loads((out / "report.json").read_text())["whitened"] is whiten
+    assert rings[False].max() / rings[False].min() > 3
+    assert (rings[True] - 1).abs().max() < 0.1
+
+
+def test_whitening_does_not_go_with_a_map(make, tmp_path):
+    star = make().parent / "in.star"
+    with pytest.raises(InputError, match=r"particles\.whiten: the consensus map .*m\.mrc"):
+        particles(star=star, out=tmp_path, split="full", map=tmp_path / "m.mrc", options=Options(whiten=True))
+
+
+def _gaussian(size: int, pixel_size: float) -> np.ndarray:
+    """Of 6 Å at (x, y) = (5, -3) Å, with enough variance outside to be normalised."""
+    axis = (np.arange(size) - size // 2) * pixel_size
+    return np.exp(-((axis - 5) ** 2 + (axis[:, None] + 3) ** 2) / (2 * 6.0**2))
+
+
+def _two_groups(tmp_path, first: tuple[int, float], second: tuple[int, float], **options):
+    """Three images of the first size, two of the second, interleaved."""
+    sizes = [first, second, first, first, second]
+    for name, (size, pixel_size), count in (("a", first, 3), ("b", second, 2)):
+        scale = np.arange(1, count + 1)[:, None, None]
+        write_mrc(tmp_path / f"{name}.mrcs", (scale * _gaussian(size, pixel_size)).astype("f4"), pixel_size)
+    optics = {name: [value[0]] * 2 for name, value in OPTICS.items()} | {
+        "rlnOpticsGroup": ["1", "2"],
+        "rlnOpticsGroupName": ["fine", "wide"],
+        "rlnImagePixelSize": [str(first[1]), str(second[1])],
+        "rlnImageSize": [str(first[0]), str(second[0])],
+    }
+    table = rows(5, rlnImageName=["1@a.mrcs", "1@b.mrcs", "2@a.mrcs", "3@a.mrcs", "2@b.mrcs"])
+    table["rlnOpticsGroup"] = ["1" if size == first else "2" for size in sizes]
+    star = write_star_text(tmp_path / "in.star", table, optics)
+    particles(star=star, out=tmp_path / "full", split="full", options=Options(**AS_IS, **options))
+    return open_store(tmp_path / "full")
+
+
+@pytest.mark.parametrize(("box", "expected"), [(None, 40), (31, 31)])
+def test_groups_of_different_pixel_size_come_to_one_grid(tmp_path, capsys, box, expected):
+    """The Gaussian's transform at the coarsest Nyquist, 1/5.2 per Å, is 2e-2 ** (6/2.6)² < 1e-5 of its middle."""
+    store = _two_groups(tmp_path, (60, 1.5), (45, 2.2), box=box)
+    assert (store.box, store.box * store.pixel_size) == (expected, pytest.approx(90))  # the smaller field, 60 x 1.5 Å
+    for row, scale in enumerate([1, 1, 2, 3, 2]):
+        assert np.abs(store.images[row] - scale * _gaussian(expected, 90 / expected)).max() < 1e-3 * scale
+    assert store.particles.optics_group.tolist() == [0, 1, 0, 0, 1]
+    report = json.loads((tmp_path / "full" / "report.json").read_text())
+    assert (report["image_size"], report["image_pixel_size"]) == (60, 1.5)
+    assert "images of 2 sizes (3 of 60 pixels of 1.5 Å" in capsys.readouterr().err
+
+
+def test_a_larger_box_at_the_same_pixel_size_is_cut(tmp_path):
+    store = _two_groups(tmp_path, (60, 1.5), (70, 1.5))
+    assert (store.box, store.pixel_size) == (60, 1.5)
+    for row, scale in enumerate([1, 1, 2, 3, 2]):
+        assert np.abs(store.images[row] - scale * _gaussian(60, 1.5)).max() < 1e-5
+
+
+def test_groups_that_cannot_be_brought_together_are_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"60 pixels of 1\.5 Å .*show 90 Å, but 100 pixels of 2 Å .*show 200 Å: too diff"
+    ):
+        _two_groups(tmp_path, (60, 1.5), (100, 2.0))
+    with pytest.raises(InputError, match=r"particles\.box, 46, is larger .*45 pixels of 2\.2 Å.* at most 40"):
+        _two_groups(tmp_path, (60, 1.5), (45, 2.2), box=46)
+
+
+def _molecules(folder, generator, sign: int, count: int = 400, snr: float = 0.2):
+    """A STAR file with a stack of a known mixture's images, in which molecules are bright (1), dark (-1) or not (0)."""
+    known = make_particles(count, generator)
+    transform = project(lopsided(), known.rotation, BOX, PIXEL) * evaluate(known.ctf, BOX, PIXEL)
+    signal = to_real(transform * shift_phases(known.shift, BOX, PIXEL), BOX)
+    images = sign * signal + float(signal.std()) / snr**0.5 * torch.randn(signal.shape, generator=generator)
+    write_mrc(folder / "stack.mrcs", images.numpy(), PIXEL)
+    angles = matrix_to_euler(known.rotation.double()).rad2deg().numpy()
+    columns = {f"rlnAngle{name}": [f"{v:.6f}" for v in angles[:, i]] for i, name in enumerate(("Rot", "Tilt", "Psi"))}
+    columns |= {f"rlnOrigin{name}Angst": [f"{v:.6f}" for v in known.shift[:, i]] for i, name in enumerate("XY")}
+    columns |= {f"rlnDefocus{n}": [f"{v:.4f}" for v in getattr(known.ctf, f"defocus_{n.lower()}")] for n in "UV"}
+    columns["rlnDefocusAngle"] = ["34.377468"] * count
+    optics = OPTICS | {"rlnImagePixelSize": [str(PIXEL)], "rlnImageSize": [str(BOX)]}
+    return write_star_text(folder / "in.star", rows(count, **columns), optics)
+
+
+@pytest.mark.parametrize(("sign", "with_map"), [(1, False), (-1, False), (-1, True), (0, False)])
+def test_dark_molecules_are_reversed_and_it_is_said(tmp_path, generator, capsys, sign, with_map):
+    star = _molecules(tmp_path, generator, sign)
+    given = tmp_path / "map.mrc" if with_map else None
+    if given:
+        write_map(given, Map(mixture_to_map(lopsided(), BOX, PIXEL), PIXEL))
+    stored = {}
+    for contrast in ("auto", "white"):
+        for split in ("full", "even", "odd"):
+            out = tmp_path / contrast / split
+            particles(star=star, out=out, split=split, map=given, options=Options(contrast=contrast))
+            stored[contrast, split] = open_store(out).read(slice(None))
+            assert json.loads((out / "report.json").read_text())["contrast"]["sign"] == (
+                sign or 1 if contrast == "auto" else 1
+            )
+    said = capsys.readouterr().err
+    assert ("contrast reversed" in said) == (sign == -1)
+    assert ("undecided; set particles.contrast" in said) == (sign == 0)
+    for split in ("full", "even", "odd"):
+        assert torch.equal(stored["auto", split], (sign or 1) * stored["white", split])
+
+
+def test_memory_does_not_grow_with_the_number_of_images(make, monkeypatch):
+    """No more than a few blocks are held: with blocks of one image, as many are read as are written plus a few."""
+    monkeypatch.setattr("gaussemble.prepare.storing.BLOCK_BYTES", 1)
+    monkeypatch.setattr("gaussemble.prepare.storing.MOST_WORKERS", 2)
+    counts, most = {"read": 0, "written": 0}, []
+    read, append = ParticleImages.read, ImageWriter.append
+
+    def counted_read(self, chosen):
+        counts["read"] += len(chosen)
+        return read(self, chosen)
+
+    def counted_append(self, images):
+        most.append(counts["read"] - counts["written"])
+        counts["written"] += len(images)
+        append(self, images)
+
+    monkeypatch.setattr(ParticleImages, "read", counted_read)
+    monkeypatch.setattr(ImageWriter, "append", counted_append)
+    make(_noise(200))
+    assert counts == {"read": 200, "written": 200}
+    assert max(most) <= 8

@@ -1,17 +1,21 @@
 """From rlnImageName (`n@path`, counted from 1) to images in stacks that are found and checked before they are read."""
 
 import os
+import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from gaussemble.errors import InputError
 from gaussemble.io.mrc import Stack, read_stack_header
 from gaussemble.io.star import IMAGE_NAME, StarFile
-from gaussemble.progress import progress
+from gaussemble.progress import progress, say
+
+LISTED = 10  # missing stacks that a message names
 
 
 @dataclass(frozen=True)
@@ -19,29 +23,51 @@ class ParticleImages:
     """The images of a STAR file's particles, on disk."""
 
     stacks: list[Stack]
-    stack: np.ndarray  # (image,) which of the stacks
-    index: np.ndarray  # (image,) 0-based position in it
+    stack: Int[np.ndarray, " image"]  # which of the stacks
+    index: Int[np.ndarray, " image"]  # 0-based position in it
 
-    @property
-    def size(self) -> int:
-        """Pixels along an image's edge."""
-        return self.stacks[0].shape[-1]
+    @cached_property
+    def sizes(self) -> Int[np.ndarray, " image"]:
+        """Pixels along an edge of each image."""
+        return np.array([stack.shape[-1] for stack in self.stacks], np.int64)[self.stack]
 
     def __len__(self) -> int:
         return len(self.stack)
 
     def read(self, rows: np.ndarray | slice) -> Float[np.ndarray, "image y x"]:
-        """Images of some rows as float32, each stack opened once."""
+        """Images of some rows, all of one size, as float32; each stack opened once.
+
+        Raises:
+            InputError: a stack cannot be read.
+        """
         stack, index = self.stack[rows], self.index[rows]
-        images = np.empty((len(stack), self.size, self.size), np.float32)
-        for which in np.unique(stack):
+        size = self.sizes[rows][0]
+        images = np.empty((len(stack), size, size), np.float32)
+        for which in np.unique(stack).tolist():
             mine = np.flatnonzero(stack == which)
-            images[mine] = _take(self.stacks[which].open(), index[mine])
+            first, last = int(mine[0]), int(mine[-1]) + 1
+            if last - first == len(mine):
+                self.stacks[which].read(index[mine], images[first:last])
+            else:
+                images[mine] = self._scattered(which, index[mine])
         return images
+
+    def _scattered(self, which: int, index: Int[np.ndarray, " image"]) -> Float[np.ndarray, "image y x"]:
+        """Images of one stack that do not stand together among those that are wanted."""
+        found = np.empty((len(index), *self.stacks[which].shape[1:]), np.float32)
+        self.stacks[which].read(index, found)
+        return found
 
     def name(self, row: int) -> str:
         """`n@path` of the file as it was found."""
         return f"{self.index[row] + 1}@{self.stacks[self.stack[row]].path}"
+
+    def first_rows(self) -> Int[np.ndarray, " image"]:
+        """For each row the first that has the same image of the same file, however its path is written."""
+        files, _ = pd.factorize(np.array([os.path.realpath(stack.path) for stack in self.stacks], object))
+        key = files[self.stack] * (int(self.index.max()) + 1) + self.index
+        which, distinct = pd.factorize(key)
+        return _first_rows(which, len(distinct))[which]
 
 
 def open_images(star: StarFile, datadir: Path | None = None) -> ParticleImages:
@@ -51,16 +77,22 @@ def open_images(star: StarFile, datadir: Path | None = None) -> ParticleImages:
     and in `datadir`, there also without its own folders.
 
     Raises:
-        InputError: an image name that is not `n@path`, a stack that is missing or broken, an image beyond its end,
-            images that are not square or not all of one size.
+        InputError: an image name that is not `n@path`, stacks that are missing or broken, an image beyond its end,
+            images that are not square.
     """
     names, stack, number = image_references(star)
     first = _first_rows(stack, len(names))
-    paths = [_find(name, star.path, datadir, int(row)) for name, row in zip(names, first, strict=True)]
+    paths = _found(star.path, names, first, datadir)
     _refuse_merged(star.path, names, paths)
     stacks = [read_stack_header(path) for path in progress(paths, "checking stacks")]
     for one, row in zip(stacks, first, strict=True):
-        _check_size(star.path, one, stacks[0], int(row))
+        _check_square(star.path, one, int(row))
+    packed = sum(one.packing is not None for one in stacks)
+    if packed:
+        say(
+            f"{star.path}: {packed} of {len(stacks)} stacks are compressed; each is unpacked into a file in "
+            f"{tempfile.gettempdir()} (TMPDIR) while it is read, which takes longer than all else"
+        )
     return ParticleImages(stacks, stack, _check_index(star.path, stacks, stack, number))
 
 
@@ -104,20 +136,35 @@ def _first_rows(stack: np.ndarray, count: int) -> np.ndarray:
     return first
 
 
-def _find(name: str, star: Path, datadir: Path | None, row: int) -> Path:
-    """Where a stack is."""
+def _found(star: Path, names: list[str], first: np.ndarray, datadir: Path | None) -> list[Path]:
+    """Where the stacks are.
+
+    Raises:
+        InputError: some are nowhere; all are looked for, and the first of them listed.
+    """
     folders = [Path(), *star.absolute().parents]
-    places = [folder / name for folder in folders]
-    if datadir is not None:
-        places += [datadir / name, datadir / Path(name).name]
-    for place in places:
-        if place.is_file():
+    paths = [_find(name, folders, datadir) for name in progress(names, "looking for stacks")]
+    missing = [i for i, path in enumerate(paths) if path is None]
+    if missing:
+        listed = ", ".join(f"row {first[i]} (from 0) '{names[i]}'" for i in missing[:LISTED])
+        more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
+        searched = f"the working directory {Path.cwd()}, {star.absolute().parent} or above"
+        searched += f", or {datadir}" if datadir is not None else ""
+        raise InputError(
+            f"{star}: {len(missing)} of {len(names)} stacks are missing: {listed}{more}; looked for in {searched}; "
+            "give their folder as particles.datadir"
+        )
+    return [path for path in paths if path is not None]
+
+
+def _find(name: str, folders: list[Path], datadir: Path | None) -> Path | None:
+    """Where a stack is; None if nowhere."""
+    for folder in folders:
+        if (place := folder / name).is_file():
             return place
-    searched = f"the working directory {Path.cwd()}, {star.absolute().parent} or above"
-    searched += f", or {datadir}" if datadir is not None else ""
-    raise InputError(
-        f"{star}: row {row} (from 0): no stack '{name}' in {searched}; give its folder as particles.datadir"
-    )
+    if datadir is not None:
+        return next((place for place in (datadir / name, datadir / Path(name).name) if place.is_file()), None)
+    return None
 
 
 def _refuse_merged(star: Path, names: list[str], paths: list[Path]) -> None:
@@ -129,17 +176,12 @@ def _refuse_merged(star: Path, names: list[str], paths: list[Path]) -> None:
             raise InputError(f"{star}: '{other}' and '{name}' are both found as {path}; keep their folders apart")
 
 
-def _check_size(star: Path, stack: Stack, first: Stack, row: int) -> None:
-    """Square, and as the first."""
+def _check_square(star: Path, stack: Stack, row: int) -> None:
+    """Only square images can be turned."""
     _, height, width = stack.shape
     if height != width:
         raise InputError(
             f"{stack.path} ({star} row {row}, from 0): images of {width} x {height} pixels, expected square"
-        )
-    if width != first.shape[-1]:
-        raise InputError(
-            f"{stack.path} ({star} row {row}, from 0): images of {width} pixels, but those of {first.path} have "
-            f"{first.shape[-1]}; different image sizes are not supported"
         )
 
 
@@ -155,13 +197,6 @@ def _check_index(star: Path, stacks: list[Stack], stack: np.ndarray, number: np.
             found = what.format(number=number[row], count=counts[row], path=stacks[stack[row]].path)
             raise InputError(f"{star}: row {row} (from 0): {found}")
     return np.maximum(number, 1) - 1
-
-
-def _take(images: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Images by position; a contiguous run is read at once."""
-    if (np.diff(index) == 1).all():
-        return images[index[0] : index[-1] + 1]
-    return images[index]
 
 
 def _portable(path: Path) -> str:

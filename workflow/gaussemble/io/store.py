@@ -1,19 +1,20 @@
 """The particle image store: images at the working box on disk, memory-mapped, with what is known of each particle.
 
-A folder with `images.npy` (image, y, x) float32 and `particles.npz` (the fields of `quantities.Particles`, flat, with
-`box`, `pixel_size`, `format`, and of each particle its `half` and its `image`). Copies of a particle, as symmetry
-expansion makes them, are rows of their own that share an image.
+A folder with `images.npy` (image, y, x), float32 or float16, and `particles.npz` (the fields of `quantities.Particles`,
+flat, with `box`, `pixel_size`, `format`, and of each particle its `half` and its `image`). Copies of a particle, as
+symmetry expansion makes them, are rows of their own that share an image.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from io import BufferedRandom
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from gaussemble.errors import InputError
@@ -22,6 +23,8 @@ from gaussemble.quantities import ContrastTransfer, Particles
 
 FORMAT = 2
 IMAGES, PARTICLES = "images.npy", "particles.npz"
+Precision = Literal["float32", "float16"]
+PRECISIONS = {"float32": "<f4", "float16": "<f2"}
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class ImageStore:
 
     folder: Path
     particles: Particles
-    images: np.ndarray  # (image, y, x) float32 memory map
+    images: np.ndarray  # (image, y, x) memory map, float32 or float16
     pixel_size: float  # Å, of the stored images
     half: Int[Tensor, " row"]  # 0 or 1: the half-map that each particle belongs to; copies share it
     image: Int[Tensor, " row"]  # position of each particle's image in `images`
@@ -55,7 +58,9 @@ class ImageStore:
             InputError: a pixel that is not finite, which the stage particles does not let pass: the file was damaged.
         """
         index = self.image[rows].numpy()
-        images = torch.from_numpy(np.array(self.images[index], np.float32))
+        first, last = (int(index[0]), int(index[-1]) + 1) if len(index) else (0, 0)
+        whole = last - first == len(index) and bool((np.diff(index) == 1).all())  # a slice is quicker than an index
+        images = torch.from_numpy(np.array(self.images[slice(first, last) if whole else index], np.float32))
         if not images.sum().isfinite():  # one sum is much quicker than a look at every pixel
             number = self.particles.particle[rows][~images.isfinite().all(dim=2).all(dim=1)]
             raise InputError(
@@ -115,37 +120,79 @@ def write_particles(
         np.savez(temporary, allow_pickle=False, **arrays, **_pack(particles))
 
 
+class ImageWriter:
+    """Appends images to an open images.npy, whose number need not be known before."""
+
+    def __init__(self, file: BufferedRandom, box: int, precision: Precision) -> None:
+        self.file, self.box, self.dtype = file, box, np.dtype(PRECISIONS[precision])
+        self.count = 0
+        self._lost = self._whole = 0.0
+        self.write_header()
+        self.start = file.tell()
+
+    def write_header(self) -> None:
+        """Write the header for the images that are there; it is padded, so that their number may grow."""
+        self.file.seek(0)
+        shape = (self.count, self.box, self.box)
+        described = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, described)
+
+    def append(self, images: Tensor | np.ndarray) -> None:
+        """Add images (image, y, x).
+
+        Raises:
+            InputError: float16 cannot hold a pixel.
+        """
+        exact = np.ascontiguousarray(images, "<f4")
+        if exact.shape[1:] != (self.box, self.box):
+            raise ValueError(f"images of shape {exact.shape} in a store of box {self.box}")
+        self.file.write((exact if self.dtype == exact.dtype else self._rounded(exact)).data)
+        self.count += len(exact)
+
+    def _rounded(self, exact: Float[np.ndarray, "image y x"]) -> Shaped[np.ndarray, "image y x"]:
+        """In float16, with a count of what that loses."""
+        largest, most = float(np.abs(exact).max(initial=0)), float(np.finfo(np.float16).max)
+        if largest > most:
+            raise InputError(
+                f"particles.precision float16 holds numbers up to {most:.0f}, an image has "
+                f"{largest:.4g}; set particles.normalise to true or particles.precision to float32"
+            )
+        rounded = exact.astype(self.dtype)
+        self._lost += float(np.square(rounded.astype(np.float32) - exact).sum(dtype=np.float64))
+        self._whole += float(exact.var(axis=(1, 2), dtype=np.float64).sum()) * self.box**2
+        return rounded
+
+    @property
+    def error(self) -> float:
+        """Root mean square of what rounding took away, over the images' standard deviation; 0 in float32."""
+        return (self._lost / self._whole) ** 0.5 if self._whole > 0 else 0.0
+
+    def negate(self) -> None:
+        """Reverse the sign of all images that are there."""
+        self.file.flush()
+        if not self.count:
+            return
+        shape = (self.count, self.box, self.box)
+        images = np.memmap(self.file, self.dtype, "r+", self.start, shape)
+        for start in range(0, self.count, 1024):
+            np.negative(images[start : start + 1024], out=images[start : start + 1024])
+
+
 @contextmanager
-def written_images(folder: Path, box: int) -> Iterator[Callable[[Tensor | np.ndarray], None]]:
-    """A function that appends images (image, y, x) to `images.npy`, whose number need not be known before."""
-    with written(folder / IMAGES) as temporary, temporary.open("wb") as file:
-        count = 0
-
-        def header() -> None:
-            described = {"descr": "<f4", "fortran_order": False, "shape": (count, box, box)}
-            np.lib.format.write_array_header_1_0(file, described)
-
-        def append(images: Tensor | np.ndarray) -> None:
-            nonlocal count
-            block = np.ascontiguousarray(images, "<f4")
-            if block.shape[1:] != (box, box):
-                raise ValueError(f"images of shape {block.shape} in a store of box {box}")
-            file.write(block.tobytes())
-            count += len(block)
-
-        header()
-        first = file.tell()
-        yield append
-        file.seek(0)
-        header()  # numpy pads it so that the number of images may grow without moving the data
-        if file.tell() != first:
+def written_images(folder: Path, box: int, precision: Precision = "float32") -> Iterator[ImageWriter]:
+    """What appends images (image, y, x) to `images.npy`, which appears when the block ends well."""
+    with written(folder / IMAGES) as temporary, temporary.open("w+b") as file:
+        writer = ImageWriter(file, box, precision)
+        yield writer
+        writer.write_header()
+        if file.tell() != writer.start:
             raise RuntimeError("the header of images.npy changed its length")
 
 
 def write_store(folder: Path, particles: Particles, images: Tensor | np.ndarray, pixel_size: float) -> None:
     """Write a whole store at once, for images that fit in memory."""
-    with written_images(folder, images.shape[-1]) as append:
-        append(images)
+    with written_images(folder, images.shape[-1]) as writer:
+        writer.append(images)
     write_particles(folder, particles, images.shape[-1], pixel_size)
 
 

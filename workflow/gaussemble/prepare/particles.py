@@ -1,50 +1,79 @@
 """Particles of a finished refinement, checked against their stacks, split, and stored at the working box.
 
-Writes `particles.star` (the split's rows of the input, all columns), the image store and `report.json`:
-`star, split, particles, particles_in_file, box, pixel_size` (Å, of the stored images), `image_size, image_pixel_size`
-(of the stacks), `optics_groups, assumed` (sentences), `left_out` (row and reason of each).
+Writes `particles.star` (the split's rows of the input, all columns; and what else `io.refinement` writes), the image
+store and `report.json`: `star, split, particles` (different images), `rows` (with their copies), `particles_in_file,
+box, pixel_size` (Å, of the stored images), `image_size, image_pixel_size` (of the stacks whose field of view it is),
+`optics_groups, contrast` (sign and evidence), `whitened, precision, storage_error, assumed` (sentences), `left_out`
+(row and reason of each), and what `prepare.inspection` sums up.
+
+`halves` says which rows belong together, `grid` how images of several sizes come to one, `pixels` what is done to an
+image, `contrast` which sign they have, `storing` how they stream into the store.
 """
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from pydantic import Field
-from torch import Tensor
 
 from gaussemble.errors import InputError
 from gaussemble.io.files import write_json
 from gaussemble.io.images import ParticleImages, open_images, with_paths_from_here
 from gaussemble.io.mrc import SAME_SIZE
+from gaussemble.io.refinement import Refinement, read_refinement
 from gaussemble.io.relion import Metadata, interpret
-from gaussemble.io.star import StarFile, numbers, read_star, write_star
-from gaussemble.io.store import write_particles, written_images
+from gaussemble.io.store import ImageWriter, write_particles, written_images
 from gaussemble.options import StageOptions
-from gaussemble.physics.fourier import fourier_crop
 from gaussemble.physics.rotations import euler_to_matrix
-from gaussemble.progress import progress, say
+from gaussemble.physics.symmetry import operators
+from gaussemble.prepare.contrast import COARSE_BOX, SAMPLE, Contrast, contrast_sign
+from gaussemble.prepare.grid import Grid, said_of_kinds, working_grid
+from gaussemble.prepare.halves import (
+    Halves,
+    Split,
+    expanded,
+    half_maps,
+    half_of_rows,
+    identities,
+    rows_of_split,
+    said_of_copies,
+)
+from gaussemble.prepare.pixels import (
+    Preparation,
+    background,
+    background_power,
+    soft_background,
+    whitening_gain,
+)
+from gaussemble.prepare.storing import Stored, prepared_blocks, store_images
+from gaussemble.progress import say
 from gaussemble.quantities import Particles
 
-Split = Literal["full", "even", "odd"]
-Halves = Literal["rows", "random_subset"]
-BLOCK_BYTES = 2**25  # of float32 images as they are in the stacks; the transforms take a few times that
+WHITENING_SAMPLE = 1000  # images on which the noise spectrum is measured
 
 
 class Options(StageOptions):
     """What is stored, and what is believed of the input."""
 
     box: int | None = Field(
-        default=None, ge=8, description="Pixels of the working box after Fourier cropping; none: as in the stacks."
+        default=None,
+        ge=8,
+        description="Pixels of the working box after Fourier cropping; none: as in the stacks, or where these have "
+        "several pixel sizes as many as the coarsest allows.",
     )
     halves: Halves = Field(
         default="rows",
         description="How even and odd are told apart: rows (even rows of the STAR file, counted from 0, are even) or "
         "random_subset (rlnRandomSubset 1 is even, 2 is odd).",
     )
-    invert: bool = Field(default=False, description="Reverse the contrast, for images with dark protein.")
+    contrast: Literal["auto", "white", "black"] = Field(
+        default="auto",
+        description="How protein looks in the stacks: white, black (the contrast is reversed), or auto: judged by "
+        "consensus.map or a coarse reconstruction, and white where they do not tell.",
+    )
     normalise: bool = Field(default=True, description="Bring each image's background to mean 0, standard deviation 1.")
     background_radius: float = Field(
         default=0.9, gt=0, le=1.2, description="Background is outside this fraction of half the box."
@@ -54,191 +83,228 @@ class Options(StageOptions):
     max_bad: int = Field(
         default=0, ge=0, description="How many particles with unusable images may be left out before it is an error."
     )
+    whiten: bool = Field(
+        default=False,
+        description="Divide the images by the square root of their noise spectrum, one for all. Maps are then filtered "
+        "likewise, so that none may be given; the likelihood in training whitens by itself.",
+    )
+    precision: Literal["float32", "float16"] = Field(
+        default="float32", description="Of the stored images; float16 takes half of the space, its error is reported."
+    )
+    expand: str = Field(
+        default="C1",
+        description="Point group (C2, D7, T, O, I1 ...) under which each particle is copied, one row for each "
+        "equivalent view; copies share their image and half.",
+    )
 
 
-def particles(*, star: Path, out: Path, split: Split, datadir: Path | None = None, options: Options) -> None:
-    """Check the particles of a STAR file and write those of one split into the folder `out`."""
-    if datadir is not None and not datadir.is_dir():
-        raise InputError(f"option particles.datadir: no such folder: {datadir}")
-    table = read_star(star)
+@dataclass(frozen=True)
+class Rows:
+    """What the store's rows are made of, one entry for each."""
+
+    row: Int[np.ndarray, " copy"]  # of the input
+    angles: Float[np.ndarray, "copy 3"]  # radians
+    half: Int[np.ndarray, " copy"]
+    image: Int[np.ndarray, " copy"]  # position in the store
+
+
+def particles(
+    *,
+    star: Path,
+    out: Path,
+    split: Split,
+    datadir: Path | None = None,
+    passthrough: Path | None = None,
+    poses: Path | None = None,
+    ctf_file: Path | None = None,
+    map: Path | None = None,
+    options: Options,
+) -> None:
+    """Check the particles of a refinement and write those of one split into the folder `out`.
+
+    Args:
+        star: STAR file, .cs, or a stack of cryoDRGN's (`io.refinement`).
+        out: folder of the results.
+        split: full, even or odd.
+        datadir: where image paths start.
+        passthrough: of a .cs file.
+        poses: cryoDRGN's.
+        ctf_file: cryoDRGN's.
+        map: the user's consensus map, which tells the sign of the contrast.
+        options: of this stage.
+
+    Raises:
+        InputError: anything in the input that cannot be, with its row or option.
+    """
+    _check_options(datadir, map, options)
+    refinement = read_refinement(star, passthrough, poses, ctf_file)
+    table = refinement.star
     metadata = interpret(table, options.pixel_size, options.ctf)
     images = open_images(table, datadir)
-    box = working_box(star, metadata, images, options.box)
-    assumed = metadata.assumed + _compare_headers(metadata, images)
+    grid = working_grid(star, metadata, images, options.box)
+    identity = identities(star, images, metadata)
+    assumed = [*refinement.assumed, *metadata.assumed, *_compare_headers(metadata, images)]
+    assumed += said_of_kinds(grid) + said_of_copies(identity)
     for sentence in assumed:
         say(f"{star}: {sentence}")
 
-    rows = rows_of_split(table, split, options.halves)
-    rows, left_out = _store_images(images, rows, out, box, options)
-    pixel_size = metadata.pixel_size * images.size / box
-    write_particles(out, as_particles(metadata, rows), box, pixel_size)
-    write_star(out / "particles.star", with_paths_from_here(table, images).rows(rows))
-    write_json(
-        out / "report.json",
-        {
-            "star": str(star),
-            "split": split,
-            "particles": len(rows),
-            "particles_in_file": len(table),
-            "box": box,
-            "pixel_size": pixel_size,
-            "image_size": images.size,
-            "image_pixel_size": metadata.pixel_size,
-            "optics_groups": len(np.unique(metadata.optics_group[rows])),
-            "assumed": assumed,
-            "left_out": left_out,
-        },
+    half = half_of_rows(table, identity, options.halves)
+    chosen = rows_of_split(star, half, split, options.halves)
+    own = np.unique(identity[chosen])  # an image is stored once
+    with written_images(out, grid.box, options.precision) as writer:
+        prepare = preparation(images, own, grid, options)
+        stored = store_images(images, own, prepare, writer, options.max_bad, (SAMPLE, min(grid.box, COARSE_BOX)))
+        rows = _rows(chosen[np.isin(identity[chosen], stored.rows)], identity, half, metadata, split, options)
+        contrast = settle_contrast(stored, writer, grid, metadata, refinement.sign, map, options)
+    if options.contrast == "auto":
+        say(f"{star}: {contrast.evidence}")
+    write_particles(out, as_particles(metadata, rows, identity), grid.box, grid.pixel_size, rows.half, rows.image)
+    _written_back(refinement, images, rows, metadata).write(out)
+    report = {
+        "star": str(star),
+        "split": split,
+        "particles": len(stored.rows),
+        "rows": len(rows.row),
+        "particles_in_file": len(table),
+        "box": grid.box,
+        "pixel_size": grid.pixel_size,
+        "image_size": grid.kinds[grid.reference].size,
+        "image_pixel_size": grid.kinds[grid.reference].pixel_size,
+        "optics_groups": len(np.unique(metadata.optics_group[rows.row])),
+        "contrast": {"option": options.contrast, "sign": contrast.sign, "evidence": contrast.evidence},
+        "whitened": options.whiten,
+        "precision": options.precision,
+        "storage_error": writer.error,
+        "assumed": assumed,
+        "left_out": stored.left_out,
+    }
+    write_json(out / "report.json", report)
+    copies = f" in {len(rows.row)} rows" if len(rows.row) > len(stored.rows) else ""
+    say(
+        f"{len(stored.rows)} of {len(np.unique(identity))} particles ({split}){copies}, {grid.box} pixels of "
+        f"{grid.pixel_size:.4g} Å, in {out}"
     )
-    say(f"{len(rows)} of {len(table)} particles ({split}), {box} pixels of {pixel_size:.4g} Å, in {out}")
 
 
-def rows_of_split(star: StarFile, split: Split, halves: Halves) -> np.ndarray:
-    """(image,) the 0-based rows that belong to a split, ascending.
-
-    Raises:
-        InputError: no row does, or rlnRandomSubset is missing or not 1 or 2.
-    """
-    _refuse_repeated(star)
-    if split == "full":
-        return np.arange(len(star))
-    half = np.arange(len(star)) % 2 if halves == "rows" else _random_subset(star)
-    rows = np.flatnonzero(half == ("even", "odd").index(split))
-    if not len(rows):
-        raise InputError(f"{star.path}: no particle is in the {split} half ({len(star)} rows, halves by {halves})")
-    return rows
-
-
-def _refuse_repeated(star: StarFile) -> None:
-    """One image in two rows would stand in both halves, whose maps then share its noise and agree by it."""
-    image = pd.Series(star.particles["rlnImageName"]).str.lstrip("0")
-    repeated = image.duplicated()
-    if repeated.any():
-        second = int(np.argmax(repeated))
-        first = int(np.argmax(image == image[second]))
+def _check_options(datadir: Path | None, map: Path | None, options: Options) -> None:
+    """What can be said before anything is read."""
+    if datadir is not None and not datadir.is_dir():
+        raise InputError(f"option particles.datadir: no such folder: {datadir}")
+    operators(options.expand)
+    if map is not None and options.whiten:
         raise InputError(
-            f"{star.path}: rows {first} and {second} (from 0) are the same image {image[second]}, and so are "
-            f"{int(repeated.sum())} rows in all; even and odd must not share images: leave one row of each (a "
-            "symmetry-expanded file: use the refinement's own)"
+            f"option particles.whiten: the consensus map {map} has not the spectrum of whitened images; leave one out"
         )
 
 
-def _random_subset(star: StarFile) -> np.ndarray:
-    """(image,) 0 or 1."""
-    subset = numbers(star, "rlnRandomSubset")
-    if subset is None:
-        raise InputError(f"{star.path}: no column rlnRandomSubset; set particles.halves to rows")
-    wrong = ~np.isin(subset, (1, 2))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise InputError(f"{star.path}: row {row} (from 0): rlnRandomSubset is {subset[row]:g}, expected 1 or 2")
-    return subset.astype(np.int64) - 1
+def _rows(
+    chosen: Int[np.ndarray, " chosen"],
+    identity: Int[np.ndarray, " row"],
+    half: Int[np.ndarray, " row"],
+    metadata: Metadata,
+    split: Split,
+    options: Options,
+) -> Rows:
+    """The store's rows: those of the split whose image is stored, with the copies that the options ask for."""
+    copy, angles = expanded(metadata.angles[chosen], options.expand)
+    row = chosen[copy]
+    image = np.searchsorted(np.unique(identity[chosen]), identity[row])
+    return Rows(row, angles, half_maps(half[row], identity[row], split), image)
 
 
-def working_box(star: Path, metadata: Metadata, images: ParticleImages, box: int | None) -> int:
-    """The box of the stored images.
-
-    Raises:
-        InputError: it is larger than the images, or the optics table has another size than the stacks.
-    """
-    if metadata.image_size not in (None, images.size):
-        raise InputError(
-            f"{star}: the optics table says images of {metadata.image_size} pixels, {images.stacks[0].path} has "
-            f"{images.size}; is it the right stack?"
-        )
-    if box is not None and box > images.size:
-        raise InputError(
-            f"option particles.box, {box}, is larger than the images of {star}: expected at most {images.size} pixels"
-        )
-    return images.size if box is None else box
-
-
-def as_particles(metadata: Metadata, rows: np.ndarray) -> Particles:
+def as_particles(metadata: Metadata, rows: Rows, identity: Int[np.ndarray, " row"]) -> Particles:
     """What is known of these rows, with orientations as matrices."""
-    index = torch.from_numpy(rows)
+    index = torch.from_numpy(rows.row)
     return Particles(
-        particle=index,
-        rotation=euler_to_matrix(torch.from_numpy(metadata.angles[rows])).float(),
-        shift=torch.from_numpy(metadata.shift[rows]).float(),
+        particle=torch.from_numpy(identity[rows.row]),
+        rotation=euler_to_matrix(torch.from_numpy(rows.angles)).float(),
+        shift=torch.from_numpy(metadata.shift[rows.row]).float(),
         ctf=metadata.ctf[index],
-        optics_group=torch.from_numpy(metadata.optics_group[rows]),
+        optics_group=torch.from_numpy(metadata.optics_group[rows.row]),
     )
 
 
-def background(box: int, radius: float) -> Bool[Tensor, "y x"]:
-    """True outside the circle of this fraction of half the box, round pixel D//2."""
-    axis = torch.arange(box) - box // 2
-    return axis[:, None] ** 2 + axis[None, :] ** 2 > (radius * box / 2) ** 2
+def preparation(images: ParticleImages, rows: Int[np.ndarray, " row"], grid: Grid, options: Options) -> Preparation:
+    """What is done to the images of a split, as the options say.
 
-
-def normalised(images: Float[Tensor, "image y x"], outside: Bool[Tensor, "y x"]) -> Float[Tensor, "image y x"]:
-    """Images whose background has mean 0 and standard deviation 1; NaN where it is constant."""
-    values = images[:, outside].double()
-    deviation, mean = torch.std_mean(values, dim=1, correction=0)
-    spread = images.double().std(dim=(1, 2), correction=0)
-    deviation = torch.where(deviation > 1e-6 * spread, deviation, torch.nan)
-    return ((images - mean[:, None, None]) / deviation[:, None, None]).float()
-
-
-def prepared(
-    raw: Float[Tensor, "image y x"], box: int, options: Options
-) -> tuple[Float[Tensor, "image box box"], np.ndarray]:
-    """Images as they are stored, and (image,) the reason why one is unusable, empty where it is not."""
-    finite = raw.isfinite().all(dim=2).all(dim=1)
-    constant = raw.amax(dim=(1, 2)) == raw.amin(dim=(1, 2))
-    stored = fourier_crop(torch.where(finite[:, None, None], raw, 0), box)
-    if options.invert:
-        stored = -stored
-    if options.normalise:
-        stored = normalised(stored, background(box, options.background_radius))
-    flat = ~stored.isfinite().all(dim=2).all(dim=1)
-    reasons = ("a pixel is NaN or infinite", "all pixels are equal", "its background is constant (masked?)")
-    return stored, np.select([~finite.numpy(), constant.numpy(), flat.numpy()], reasons, "")
-
-
-def _store_images(
-    images: ParticleImages, rows: np.ndarray, out: Path, box: int, options: Options
-) -> tuple[np.ndarray, list[dict]]:
-    """Write the images of the rows; return the rows that were usable, and the others with their reason.
-
-    Raises:
-        InputError: more are unusable than the options allow, or all.
+    The noise spectrum for whitening is that of some of the rows, normalised so that each counts alike.
     """
-    size = max(1, BLOCK_BYTES // (4 * images.size**2))
-    kept, left_out = [], []
-    with written_images(out, box) as append:
-        for block in progress([rows[start : start + size] for start in range(0, len(rows), size)], "storing images"):
-            stored, reasons = prepared(torch.from_numpy(images.read(block)), box, options)
-            usable = reasons == ""
-            append(stored[torch.from_numpy(usable)])
-            kept.append(block[usable])
-            left_out += [
-                {"row": row, "image": images.name(row), "reason": reason}
-                for row, reason in zip(block[~usable].tolist(), reasons[~usable].tolist(), strict=True)
-            ]
-            _refuse_too_many(left_out, options.max_bad, len(rows))
-    return np.concatenate(kept), left_out
-
-
-def _refuse_too_many(left_out: list[dict], allowed: int, count: int) -> None:
-    """Say which is the first."""
-    if len(left_out) > allowed or len(left_out) == count:
-        first = left_out[0]
+    outside = background(grid.box, options.background_radius)
+    sign = -1 if options.contrast == "black" else 1
+    plain = Preparation(grid, sign, outside if options.normalise else None)
+    if not options.whiten:
+        return plain
+    spread = rows[np.linspace(0, len(rows) - 1, min(WHITENING_SAMPLE, len(rows))).astype(np.int64)]
+    window = soft_background(grid.box, options.background_radius)
+    total, count = torch.zeros(grid.box // 2 + 1, dtype=torch.float64), 0
+    even = replace(plain, outside=outside)
+    for _, some, reasons in prepared_blocks(images, spread, even, "noise spectrum for whitening"):
+        usable = some[torch.from_numpy(reasons == "")]
+        if len(usable):
+            total += background_power(usable, window).double() * len(usable)
+            count += len(usable)
+    if not count:
         raise InputError(
-            f"{first['image']} (row {first['row']} from 0): {first['reason']}; {len(left_out)} unusable images so far, "
-            f"particles.max_bad allows {allowed}: repair the stack, remove the rows, or allow more"
+            f"option particles.whiten: no usable image among {len(spread)}, such as {images.name(int(spread[0]))}"
         )
+    return replace(plain, gain=whitening_gain((total / count).float(), grid.box))
+
+
+def settle_contrast(
+    stored: Stored,
+    writer: ImageWriter,
+    grid: Grid,
+    metadata: Metadata,
+    stated: int | None,
+    map: Path | None,
+    options: Options,
+) -> Contrast:
+    """The sign of the molecule in the stacks; where it is found to be dark, the stored images are reversed.
+
+    `stated`: what the input says of it. The images win where they are sure; where they are not, it counts.
+    """
+    if options.contrast != "auto":
+        return Contrast(1 if options.contrast == "white" else -1, f"given as {options.contrast}")
+    rows = np.array(stored.sample_rows, np.int64)
+    some = Rows(rows, metadata.angles[rows], np.arange(len(rows)) % 2, np.arange(len(rows)))
+    sample = torch.cat(stored.sample)
+    pixel_size = grid.pixel_size * grid.box / sample.shape[-1]
+    known = as_particles(metadata, some, np.arange(len(metadata.angles)))
+    found = contrast_sign(sample, known, pixel_size, torch.from_numpy(some.half), map)
+    sign = found.sign or stated or 1
+    if sign == -1:
+        writer.negate()
+    done = "reversed" if sign == -1 else "kept"
+    if found.sign == 0:
+        done += ", as the input says" if stated else " (undecided; set particles.contrast to white or black)"
+    elif stated not in (None, found.sign):
+        done += f", though the input says protein is {'dark' if stated == -1 else 'light'}"
+    return Contrast(sign, f"contrast {done}: {found.evidence}")
+
+
+def _written_back(refinement: Refinement, images: ParticleImages, rows: Rows, metadata: Metadata) -> Refinement:
+    """The rows in the user's format, with image paths that resolve from here and the poses of copies."""
+    result = replace(refinement, star=with_paths_from_here(refinement.star, images)).rows(rows.row)
+    if np.array_equal(rows.angles, metadata.angles[rows.row]):
+        return result
+    return result.with_angles(rows.angles)
 
 
 def _compare_headers(metadata: Metadata, images: ParticleImages) -> list[str]:
     """A sentence if stacks say another pixel size; the STAR file's is used."""
+    used, first = np.unique(images.stack, return_index=True)
+    sizes: list[tuple[Any, float]] = [
+        (images.stacks[one], float(metadata.pixel_sizes[row])) for one, row in zip(used, first, strict=True)
+    ]
     other = [
-        stack
-        for stack in images.stacks
-        if stack.pixel_size is not None and not np.isclose(stack.pixel_size, metadata.pixel_size, rtol=SAME_SIZE)
+        (stack, size)
+        for stack, size in sizes
+        if stack.pixel_size is not None and abs(stack.pixel_size / size - 1) > SAME_SIZE
     ]
     if not other:
         return []
+    stack, size = other[0]
     return [
-        f"{len(other)} of {len(images.stacks)} stacks say another pixel size in their header ({other[0].path}: "
-        f"{other[0].pixel_size:.4g} Å); {metadata.pixel_size:.4g} Å is used"
+        f"{len(other)} of {len(images.stacks)} stacks say another pixel size in their header ({stack.path}: "
+        f"{stack.pixel_size:.4g} Å); {size:.4g} Å is used"
     ]
