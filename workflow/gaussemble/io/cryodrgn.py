@@ -14,11 +14,12 @@ Conventions (cryoDRGN's utils.R_from_relion, parse_pose_star.py, pose.py, ctf.py
     Contrast    cryoDRGN turns the sign of the images by default; nothing in the files says which it is.
 """
 
+import io
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -136,8 +137,7 @@ def read_pickle(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a .pkl of cryoDRGN")
     try:
-        with path.open("rb") as file:
-            return _as_arrays(_ArraysOnly(file, encoding="latin1").load())
+        return _as_arrays(_ArraysOnly(io.BytesIO(path.read_bytes()), encoding="latin1").load())
     except _RefusedError as error:
         raise InputError(f"{path}: {error}; expected arrays of numbers and nothing else, not read") from None
     except MemoryError:
@@ -158,7 +158,8 @@ class _Type:
     code: str
     order: str = "="
 
-    def __setstate__(self, state: Any) -> None:
+    def fill(self, state: Any) -> None:
+        """The byte order."""
         self.order = state[1]
 
     def numpy(self) -> np.dtype:
@@ -177,7 +178,8 @@ class _Array:
 
     state: tuple = ()
 
-    def __setstate__(self, state: Any) -> None:
+    def fill(self, state: Any) -> None:
+        """Version, shape, type, order of axes, bytes."""
         self.state = state
 
     def numpy(self) -> np.ndarray:
@@ -225,14 +227,34 @@ for _package in ("numpy.core", "numpy._core"):
     KNOWN[f"{_package}.numeric", "_frombuffer"] = _from_buffer
 
 
-class _ArraysOnly(pickle.Unpickler):
+# The interpreter of the standard library in Python: the one in C can be made to fill the memory by a damaged number.
+_Interpreter: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class _ArraysOnly(_Interpreter):
     """An unpickler that knows arrays alone."""
 
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
+    def find_class(self, module_name: str, global_name: str) -> Any:
         """The stand-in for a name of NumPy's."""
         if (module_name, global_name) not in KNOWN:
             raise _RefusedError(f"a pickle that wants {module_name}.{global_name}"[:120])
         return KNOWN[module_name, global_name]
+
+    def call(self) -> None:
+        """Call a stand-in."""
+        arguments, function = self.stack.pop(), self.stack[-1]
+        if not any(function is known for known in KNOWN.values()):
+            raise _RefusedError("a pickle that calls what is no function")
+        self.stack[-1] = function(*arguments)
+
+    def fill(self) -> None:
+        """Give a record its state; nothing else has one."""
+        state, record = self.stack.pop(), self.stack[-1]
+        if not isinstance(record, (_Array, _Type)):
+            raise _RefusedError("a pickle that changes what is no array")
+        record.fill(state)
+
+    dispatch: ClassVar = {**_Interpreter.dispatch, pickle.REDUCE[0]: call, pickle.BUILD[0]: fill}
 
 
 def _as_arrays(value: Any) -> Any:

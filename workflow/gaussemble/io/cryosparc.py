@@ -20,6 +20,7 @@ pyem/geom/convert_numba.py) and cryoDRGN (parse_pose_csparc.py, parse_ctf_csparc
     sym_expand/idx, src_uid   number and source of a copy that symmetry expansion made; each has a uid of its own.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,7 @@ def read_cs(path: Path) -> CsFile:
     if start != MAGIC:
         hint = "; give the .cs file that this .csg names" if path.suffix == ".csg" else ""
         raise InputError(f"{path}: not a .cs file of cryoSPARC (a NumPy array){hint}")
-    try:
-        table = np.array(np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=1_000_000))
-    except (ValueError, OSError, EOFError, MemoryError, OverflowError, SyntaxError, TypeError, RecursionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read as a .cs file ({reason}); export or copy it again") from error
+    table = _load(path)
     if table.dtype.names is None or table.ndim != 1 or "uid" not in table.dtype.names:
         raise InputError(f"{path}: no table with a field uid; expected a .cs file of cryoSPARC")
     if table["uid"].dtype.kind not in "ui" or table["uid"].ndim != 1:
@@ -218,6 +215,17 @@ def contrast_sign(fields: Fields) -> int | None:
     sign = fields.numbers("blob/sign")
     known = sign is not None and abs(sign[0]) == 1 and (sign == sign[0]).all()
     return int(sign[0]) if sign is not None and known else None
+
+
+def _load(path: Path) -> np.ndarray:
+    """The array of a .npy file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on headers that Python 2 wrote
+            return np.array(np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=1_000_000))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read as a .cs file ({reason}); export or copy it again") from error
 
 
 def _first_bytes(path: Path) -> bytes:
