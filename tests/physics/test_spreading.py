@@ -66,18 +66,18 @@ def test_no_plan_where_spreading_is_no_good():
     assert plan_grid(0.5, 1.0, 500, 64, tolerance=1e-12) is None  # not with float32's rounding
 
 
-@pytest.mark.parametrize("size", [16, 19])
-def test_gradients_are_those_of_the_samples(generator, size):
-    """Finite differences of the spreading itself: a cut beyond all rounding, positions at the edges too."""
-    grid = Grid(size, 0.0, 9.0, 0.0)
+@pytest.mark.parametrize(("size", "box"), [(16, 16), (19, 19), (18, 13), (20, 12), (16, 21)])
+def test_gradients_by_finite_differences(generator, size, box):
+    """A cut beyond all rounding, positions at the edges, a grid finer or coarser than the box."""
+    grid = Grid(size, 0.4, 9.0, 0.0)
     position = size * torch.rand(2, 5, 2, generator=generator, dtype=torch.float64)
     position[0, 0], position[1, 1, 0] = 0.1, size - 0.1
     amplitude = torch.randn(2, 5, generator=generator, dtype=torch.float64)
     width = 0.7 + 0.5 * torch.rand(2, 5, generator=generator, dtype=torch.float64)
-    weight = torch.randn(2, size, size, generator=generator, dtype=torch.float64)
+    target = torch.randn(2, box, box // 2 + 1, generator=generator, dtype=torch.complex128)
 
     def weighted(x, y, amplitude, width):
-        return (weight * spreading._Spreading.apply(x, y, amplitude, width, grid)).sum()
+        return (spreading._Spreading.apply(x, y, amplitude, width, grid, box) - target).abs().square().sum()
 
     arguments = [part.clone().requires_grad_() for part in (*position.unbind(-1), amplitude, width)]
     assert torch.autograd.gradcheck(weighted, arguments, atol=1e-6)
@@ -120,7 +120,8 @@ def test_the_exponential_is_one(generator):
     """Through the value at the centre of one Gaussian: a / (2 pi w²) exp(-d² / 2 w²), d and w in samples."""
     grid = Grid(32, 0.0, 4.5, 0.0)
     x = torch.full((1, 1), 10.3)
-    image = spreading._Spreading.apply(x, x + 5, torch.full((1, 1), 2.0), torch.full((1, 1), 1.1), grid)[0]
+    transform = spreading._Spreading.apply(x, x + 5, torch.full((1, 1), 2.0), torch.full((1, 1), 1.1), grid, 32)
+    image = torch.fft.irfft2(transform)[0]
     expected = 2 / (2 * math.pi * 1.1**2) * math.exp(-((12 - 10.3) ** 2 + (17 - 15.3) ** 2) / (2 * 1.1**2))
     assert float(image[17, 12]) == pytest.approx(expected, rel=3e-6)
 

@@ -27,7 +27,7 @@ from scipy.fft import next_fast_len
 from scipy.special import erfcinv
 from torch import Tensor
 
-from gaussemble.physics.fourier import axis_frequencies, crop_transform
+from gaussemble.physics.fourier import axis_frequencies
 from gaussemble.physics.loops import compiled
 from gaussemble.quantities import Mixture
 
@@ -49,10 +49,6 @@ class Grid:
     extra: float  # width of the common kernel, in samples
     cut: float  # widths from a centre to where it is cut
     cost: float  # of an image, in points of Gaussians
-
-    def columns(self, width: np.ndarray) -> np.ndarray:
-        """Samples along x that Gaussians of these widths (samples) are added to: one of `COLUMNS`."""
-        return np.asarray(COLUMNS)[np.searchsorted(COLUMNS, 2 * self.cut * width).clip(max=len(COLUMNS) - 1)]
 
 
 @lru_cache(maxsize=1024)
@@ -223,47 +219,67 @@ def _wrap(padded: Float[Tensor, "image row column"], size: int) -> Float[Tensor,
 
 def _unwrap(grid: Float[Tensor, "image y x"], margin: int) -> Float[Tensor, "image row column"]:
     """The adjoint of `_wrap`: margins that repeat the opposite sides."""
-    size = grid.shape[-1]
-    index = torch.arange(-margin, size + margin) % size
-    return grid[:, index[:, None], index]
+    rows = torch.cat([grid[:, grid.shape[1] - margin :], grid, grid[:, :margin]], dim=1)
+    return torch.cat([rows[..., grid.shape[2] - margin :], rows, rows[..., :margin]], dim=2)
+
+
+def _moved(transform: Complex[Tensor, "image y half_x"], size: int, box: int, forth: bool) -> Tensor:
+    """Coefficients of a box from those of a grid of `size` samples, zeros beyond them; back again, the adjoint.
+
+    Of a larger box, without what was the grid's Nyquist, which stands for two frequencies.
+    """
+    if size == box:
+        return transform
+    last = min(size, box)
+    top, bottom, columns = (last + 1) // 2, last // 2, last // 2 + 1
+    if box > size:
+        bottom, columns = (size - 1) // 2, top
+    target, source = (box, size) if forth else (size, box)
+    moved = transform.new_zeros(len(transform), target, target // 2 + 1)
+    moved[:, :top, :columns] = transform[:, :top, :columns]
+    moved[:, target - bottom :, :columns] = transform[:, source - bottom :, :columns]
+    return moved
+
+
+def _undone(grid: Grid, box: int, dtype: torch.dtype) -> Float[Tensor, "y half_x"]:
+    """What takes the common kernel's width out of a transform of the box."""
+    frequency_y, frequency_x = axis_frequencies(box, grid.size / box, dtype)
+    return torch.exp(2 * (math.pi * grid.extra) ** 2 * (frequency_y.square()[:, None] + frequency_x.square()))
 
 
 class _Spreading(torch.autograd.Function):
-    """Samples of a sum of Gaussians on a periodic grid; positions (image, N) in samples, in [0, size)."""
+    """Half transforms of sums of Gaussians; positions (image, N) in samples of the grid, in [0, size)."""
 
     @staticmethod
-    def forward(ctx, x, y, amplitude, width, grid):
-        covers = torch.from_numpy(grid.columns(width.numpy()))
-        margin = int(covers.max()) // 2
+    def forward(ctx, x, y, amplitude, width, grid, box):
+        kind = np.searchsorted(COLUMNS, 2 * grid.cut * width.numpy()).clip(max=len(COLUMNS) - 1)
+        present = np.flatnonzero(np.bincount(kind.ravel(), minlength=len(COLUMNS)))
+        covers = torch.from_numpy(np.asarray(COLUMNS, np.uint8)[kind])
+        margin, cut = COLUMNS[present[-1]] // 2, (x.new_tensor(grid.cut)).numpy()[()]
         arrays = [part.contiguous() for part in (x + margin, y + margin, amplitude, width)]
-        dtype = np.float64 if x.dtype == torch.float64 else np.float32
         ctx.save_for_backward(*arrays, covers)
-        ctx.grid, ctx.margin, ctx.dtype = grid, margin, dtype
+        ctx.grid, ctx.box, ctx.margin, ctx.cut = grid, box, margin, cut
+        ctx.spans = [COLUMNS[number] * (0.0,) for number in present]
         padded = x.new_zeros(len(x), grid.size + 2 * margin, grid.size + 2 * margin)
-        for columns in covers.unique().tolist():
-            _each(_add, padded, *arrays, covers, dtype(grid.cut), columns * (0.0,))
-        return _wrap(padded, grid.size)
+        for span in ctx.spans:
+            _each(_add, padded, *arrays, covers, cut, span)
+        transform = _moved(torch.fft.rfft2(_wrap(padded, grid.size)), grid.size, box, forth=True)
+        return transform * _undone(grid, box, x.dtype) if grid.extra else transform
 
     @staticmethod
     def backward(ctx, *gradients):
+        (gradient,), grid = gradients, ctx.grid
         *arrays, covers = ctx.saved_tensors
-        padded = _unwrap(gradients[0], ctx.margin).contiguous()
+        if grid.extra:
+            gradient = gradient * _undone(grid, ctx.box, gradient.real.dtype)
+        moved = _moved(gradient, grid.size, ctx.box, forth=False).clone()
+        moved[..., 1 : (grid.size + 1) // 2] *= 0.5  # the inverse counts them and their mates
+        samples = torch.fft.irfft2(moved, s=(grid.size, grid.size), norm="forward")
+        padded = _unwrap(samples, ctx.margin)
         results = [torch.empty_like(arrays[0]) for _ in range(4)]
-        for columns in covers.unique().tolist():
-            _each(_gather, padded, *arrays, covers, ctx.dtype(ctx.grid.cut), columns * (0.0,), *results)
-        return *results, None
-
-
-def resized(transform: Complex[Tensor, "image y half_x"], box: int) -> Complex[Tensor, "image box half_k"]:
-    """The coefficients of a smaller box, or of a larger one with zeros beyond (and on) what was the Nyquist."""
-    size = transform.shape[-2]
-    if box <= size:
-        return crop_transform(transform, box)
-    upper, lower = (size + 1) // 2, (size - 1) // 2
-    larger = transform.new_zeros(len(transform), box, box // 2 + 1)
-    larger[:, :upper, :upper] = transform[:, :upper, :upper]
-    larger[:, box - lower :, :upper] = transform[:, size - lower :, :upper]
-    return larger
+        for span in ctx.spans:
+            _each(_gather, padded, *arrays, covers, ctx.cut, span, *results)
+        return *results, None, None
 
 
 def choose_grid(mixture: Mixture, box: int, pixel_size: float) -> Grid | None:
@@ -288,9 +304,4 @@ def spread(
     inside = place - grid.size * torch.floor(place.detach() / grid.size)
     x, y = torch.where(inside < grid.size, inside, 0.0).unbind(-1)  # rounding may give the size itself
     width = ((mixture.width / sample).square() + grid.extra**2).sqrt()
-    transform = resized(torch.fft.rfft2(_Spreading.apply(x, y, mixture.amplitude, width, grid)), box)
-    if grid.extra == 0:
-        return transform
-    frequency_y, frequency_x = axis_frequencies(box, grid.size / box, transform.real.dtype)
-    extra = 2 * (math.pi * grid.extra) ** 2
-    return transform * torch.exp(extra * frequency_y.square())[:, None] * torch.exp(extra * frequency_x.square())
+    return _Spreading.apply(x, y, mixture.amplitude, width, grid, box)  # type: ignore[return-value]
