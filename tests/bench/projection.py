@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ def problem(gaussians: int, box: int) -> tuple[Mixture, torch.Tensor, torch.Tens
     return Mixture(center, amplitude, width), random_rotations(BATCH, generator).float(), transfer, image
 
 
-def measure(engine: str, gaussians: int, box: int) -> dict[str, float]:
+def measure(engine: Any, gaussians: int, box: int) -> dict[str, float]:
     """Best milliseconds an image, and the memory (MB) that the steps added."""
     torch.set_num_threads(1)
     small, views, _, _ = problem(32, 16)
@@ -43,12 +44,12 @@ def measure(engine: str, gaussians: int, box: int) -> dict[str, float]:
         16,
         1.0,
         engine,
-    ).abs().sum().backward()  # type: ignore[arg-type]  # what loading and compiling take
+    ).abs().sum().backward()  # what loading and compiling take
     mixture, rotation, transfer, image = problem(gaussians, box)
     leaves = [part.requires_grad_() for part in (mixture.center, mixture.amplitude, mixture.width, rotation)]
 
     def step() -> None:
-        predicted = transfer * project(Mixture(*leaves[:3]), leaves[3], box, 1.0, engine)  # type: ignore[arg-type]
+        predicted = transfer * project(Mixture(*leaves[:3]), leaves[3], box, 1.0, engine)
         (predicted - image).abs().square().sum().backward()
         for leaf in leaves:
             leaf.grad = None
