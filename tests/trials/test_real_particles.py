@@ -9,7 +9,9 @@ import torch
 from gemmi import cif
 
 from gaussemble.errors import InputError
-from gaussemble.io.relion import interpret
+from gaussemble.io.cryosparc import join, read_cs, to_star
+from gaussemble.io.refinement import read_refinement, read_written
+from gaussemble.io.relion import contrast_transfer, interpret
 from gaussemble.io.star import numbers, read_star, write_star
 from gaussemble.io.store import open_store
 from gaussemble.physics.fourier import to_fourier, to_real
@@ -59,11 +61,6 @@ STAR_FILES = {
     "cryoet-data-portal-backend__tomoman_relion_star.star": "no column rlnImageName",
     "cryojax__ribosome_4ug0_particles.star": "no poses",
     "cryojax__test_starfile.star": 3,
-    "cs/cryodrgn_cryosparc_J2_particles_exported.cs": "not a text file",
-    "cs/cryodrgn_cryosparc_P12_J24_001_particles.cs": "not a text file",
-    "cs/cryodrgn_empiar_10076_7.cs": "not a text file",
-    "cs/cryosparc_P9_J209_000_volume_map.cs": "not a text file",
-    "cs/cryosparc_P9_J209_000_volume_mask_refine.cs": "not a text file",
     "cylindra__run_it025_data.star": "2D stacks of tilt series",
     "cylindra__run_it050_data.star": "subtomograms",
     "drgnai__M_particles_sub10.star": 10,
@@ -97,6 +94,14 @@ STAR_FILES = {
     "starfile__single_line_middle_of_multiblock.star": "data_block_3 stands twice",
 }
 
+CS_FILES = {
+    "cs/cryodrgn_cryosparc_J2_particles_exported.cs": r"no poses \(it has alignments2D\)",
+    "cs/cryodrgn_cryosparc_P12_J24_001_particles.cs": 2019,
+    "cs/cryodrgn_empiar_10076_7.cs": "no poses",
+    "cs/cryosparc_P9_J209_000_volume_map.cs": "no particles: it describes map",
+    "cs/cryosparc_P9_J209_000_volume_mask_refine.cs": "no particles: it describes mask_refine",
+}
+
 
 @pytest.fixture
 def run(shared_data, tmp_path):
@@ -112,7 +117,7 @@ def run(shared_data, tmp_path):
 
 def test_every_file_from_the_wild_is_listed_here(shared_data):
     folder = shared_data / "star"
-    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == set(STAR_FILES)
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {*STAR_FILES, *CS_FILES}
 
 
 @pytest.mark.parametrize("name", STAR_FILES)
@@ -128,6 +133,53 @@ def test_files_from_the_wild_are_read_or_refused_in_one_line(shared_data, tmp_pa
     assert len(interpret(star).angles) == len(star) == expected
     write_star(tmp_path / "again.star", star)
     assert read_star(tmp_path / "again.star").particles.equals(star.particles)
+
+
+@pytest.mark.parametrize("name", CS_FILES)
+def test_cs_files_from_the_wild_are_read_or_refused_in_one_line(shared_data, tmp_path, name):
+    path, expected = shared_data / "star" / name, CS_FILES[name]
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=expected) as refusal:
+            read_refinement(path)
+        assert str(path) in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+        return
+    refinement = read_refinement(path)
+    found = interpret(refinement.star)
+    assert len(found.angles) == len(refinement) == expected
+    refinement.write(tmp_path)
+    again = interpret(read_written(tmp_path).star)
+    assert np.allclose(again.angles, found.angles, atol=2e-8)
+    assert np.allclose(again.shift, found.shift, atol=1e-6)
+    before, after = np.load(path), np.load(tmp_path / "particles.cs")
+    assert before.dtype == after.dtype
+    assert np.array_equal(before, after)
+
+
+def test_the_particles_of_a_real_homogeneous_refinement(shared_data):
+    """What the file must show if its fields are understood: views all over the sphere, halves, a sign, shifts in Å."""
+    refinement = read_refinement(shared_data / "star/cs/cryodrgn_cryosparc_P12_J24_001_particles.cs")
+    found = interpret(refinement.star)
+    view = np.stack([np.sin(found.angles[:, 1]) * np.cos(found.angles[:, 0]), np.cos(found.angles[:, 1])])
+    assert np.abs(view.mean(axis=1)).max() < 0.2
+    assert np.bincount(refinement.star.particles["rlnRandomSubset"]).tolist() == [0, 1010, 1009]
+    assert refinement.sign == -1
+    assert np.allclose(found.shift[0], np.array([11.334375, -1.828125]) * 2.95, atol=1e-4)
+    assert (found.ctf.voltage == 200e3).all()
+
+
+def test_the_same_particles_as_star_and_as_cs_have_the_same_ctf(shared_data):
+    """EMPIAR-10076: the .cs is cryoSPARC's import of the STAR file."""
+    folder = shared_data / "star"
+    star = read_star(folder / "cryodrgn__empiar_10076_7.star")
+    cs, _ = to_star(join(read_cs(folder / "cs/cryodrgn_empiar_10076_7.cs")), poses=False)
+    ours, theirs = contrast_transfer(cs, []), contrast_transfer(star, [])
+    for name in vars(ours):
+        assert torch.allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-6), name
+    assert cs.particles["rlnImageName"].str.lstrip("0").tolist() == star.particles["rlnImageName"].tolist()
+    sizes = numbers(cs, "rlnImagePixelSize")
+    assert sizes is not None
+    assert np.allclose(sizes, 5e4 / 38168, rtol=1e-5)
 
 
 def test_the_real_images_of_aspire(run):
