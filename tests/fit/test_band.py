@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gaussemble.fit.band import half_sums, open_band, ring_gain
+from gaussemble.fit.band import half_sums, open_band, particle_scales, ring_gain
 from gaussemble.fit.losses import frc, likelihood
 from gaussemble.io.store import open_store, write_store
 from gaussemble.physics.rings import ring_multiplicity
@@ -109,3 +109,37 @@ def test_each_optics_group_is_whitened_by_its_own_noise(tmp_path, generator):
         assert float(squared[group::2].mean() / counted) == pytest.approx(1.0, rel=0.02)
     # and the transfer follows: the second group's is a third of what the first's would be
     assert torch.allclose(band.weight[1] * 3, band.weight[0])
+
+
+def with_contrast(tmp_path, generator, contrast: torch.Tensor, noise: float):
+    """The band of particles whose signal, not their noise, is multiplied by their contrast."""
+    known = particles(len(contrast), generator)
+    clean = images(known, bent(molecule(), torch.zeros(len(contrast))), 0.0, generator)
+    noisy = contrast[:, None, None] * clean + noise * torch.randn(clean.shape, generator=generator)
+    write_store(tmp_path, known, noisy, PIXEL)
+    return open_band(open_store(tmp_path), white_noise_power(noise), 16.0)
+
+
+def test_each_particles_contrast_is_found(tmp_path, generator):
+    truth = 0.6 + 0.8 * torch.rand(300, generator=generator)
+    band = with_contrast(tmp_path, generator, truth, 0.5)
+    found, deviation = particle_scales(band, molecule())
+    batch = band.batch(torch.arange(300))
+    information = batch.predict(molecule()).abs().square().sum((-2, -1))
+    assert deviation == pytest.approx(0.8 / 12**0.5, rel=0.15)  # 300 particles: 4 % standard error, noise besides
+    errors = (found - truth) * information.sqrt()
+    assert float(errors.std()) < 1.1  # in units of each particle's own noise; drawn to the mean it is a little less
+    scaled = band.with_scale(found).batch(torch.arange(300))
+    gain = likelihood(batch, batch.predict(molecule())) - likelihood(scaled, scaled.predict(molecule()))
+    assert float(gain.mean()) > 0
+
+
+def test_contrast_that_does_not_vary_is_left_alone(tmp_path, generator):
+    """Noise alone must not give particles a contrast of their own."""
+    band = with_contrast(tmp_path, generator, torch.ones(300), 2.0)
+    found, deviation = particle_scales(band, molecule())
+    information = band.batch(torch.arange(300)).predict(molecule()).abs().square().sum((-2, -1))
+    noise = float(information.mean().rsqrt())  # what each particle's own factor would vary by
+    assert deviation < 0.5 * noise
+    assert float(found.std()) < 0.25 * noise
+    assert float(found.mean()) == pytest.approx(1.0, abs=4 * noise / 300**0.5)

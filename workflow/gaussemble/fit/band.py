@@ -64,6 +64,7 @@ class Band:
     transforms: np.ndarray  # (image, y, half_x) complex64, whitened and centred
     weight: Float[Tensor, "group y half_x"]  # sqrt(multiplicity / noise power) x gain, 0 outside the band
     pixel_size: float
+    scale: Float[Tensor, " image"]  # contrast of each particle, 1 on average
 
     @property
     def box(self) -> int:
@@ -78,7 +79,7 @@ class Band:
         particles = self.particles[rows].to(device)
         transfer = ctf.evaluate(particles.ctf.to(torch.float32), self.box, self.pixel_size)
         image = torch.from_numpy(self.transforms[rows.numpy()]).to(device)
-        weight = self.weight.to(device)[particles.optics_group]
+        weight = self.weight.to(device)[particles.optics_group] * self.scale[rows].to(device)[:, None, None]
         return Batch(particles.rotation.float(), image, transfer * weight, self.pixel_size)
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Batch]]:
@@ -89,6 +90,10 @@ class Band:
     def with_gain(self, gain: Float[Tensor, " ring"]) -> "Band":
         """The same data with the model's amplitude multiplied by a factor per ring."""
         return replace(self, weight=self.weight * spread(gain.to(self.weight.dtype), self.box))
+
+    def with_scale(self, scale: Float[Tensor, " image"]) -> "Band":
+        """The same data with the model's amplitude multiplied by each particle's contrast."""
+        return replace(self, scale=self.scale * scale)
 
 
 def open_band(
@@ -118,7 +123,7 @@ def open_band(
         transform = crop_transform(to_fourier(store.read(rows)), box)
         transform = transform * shift_phases(particles.shift.float(), box, pixel_size).conj()
         transforms[rows] = (transform * whitening[particles.optics_group]).numpy()
-    return Band(store.particles, transforms, whitening, pixel_size)
+    return Band(store.particles, transforms, whitening, pixel_size, torch.ones(len(store)))
 
 
 def _whitening(
@@ -156,6 +161,24 @@ def ring_gain(band: Band, mixture: Mixture) -> Float[Tensor, " ring"]:
         cross += half_sums((predicted.conj() * batch.image).real, band.box).sum(0)
         power += half_sums(predicted.abs().square(), band.box).sum(0)
     return torch.where(power > 0, cross / power.clamp(min=1e-30), 1.0).clamp(min=0).float()
+
+
+def particle_scales(band: Band, mixture: Mixture) -> tuple[Float[Tensor, " image"], float]:
+    """Contrast of each particle against the mixture's projection, and the standard deviation of the true ones.
+
+    A particle's own least-squares factor has the variance 1 / |prediction|²; what the factors vary beyond that is the
+    spread of the true ones, to whose mean each is drawn as a posterior mean is (empirical Bayes). Where they vary no
+    more than by noise, all get the mean.
+    """
+    cross, power = torch.empty(len(band)), torch.empty(len(band))
+    for rows, batch in band.batches(BLOCK):
+        predicted = batch.predict(mixture)
+        cross[rows] = (predicted.conj() * batch.image).real.sum((-2, -1))
+        power[rows] = predicted.abs().square().sum((-2, -1)).clamp(min=1e-12)
+    mean = cross.sum() / power.sum()
+    variance = ((power * (cross / power - mean).square() - 1).sum() / power.sum()).clamp(min=0)
+    drawn = (mean + variance * cross) / (1 + variance * power)
+    return drawn.clamp(min=0.1 * abs(float(mean))), float(variance.sqrt())
 
 
 def half_sums(values: Float[Tensor, "image y half_x"], box: int) -> Float[Tensor, "image ring"]:

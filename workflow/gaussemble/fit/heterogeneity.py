@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gaussemble.errors import InputError
-from gaussemble.fit.band import open_band, ring_gain
+from gaussemble.fit.band import open_band, particle_scales, ring_gain
 from gaussemble.fit.devices import DeviceName, choose_device
 from gaussemble.fit.gradients import COLUMNS, encoder_inputs, make_pooling
 from gaussemble.fit.losses import LOSSES, LossName
@@ -54,6 +54,10 @@ class Options(TrainingOptions):
         default=None, gt=0, description="Coarsest resolution compared, in Å; none: all."
     )
     loss: LossName = Field(default="likelihood", description="Whitened likelihood, or Fourier ring correlation.")
+    contrast: bool = Field(
+        default=False,
+        description="Estimate each particle's contrast against the neutral mixture, for ice and doses that vary.",
+    )
     decoder: DecoderKind = Field(
         default="dense", description="Outputs for each Gaussian, or for anchors that drive them."
     )
@@ -128,6 +132,12 @@ def prepare(
     device = choose_device(options.device)
     band = open_band(store, read_noise(consensus / "noise.csv", store), resolution, options.lowest_resolution)
     band = band.with_gain(ring_gain(band, neutral))
+    if options.contrast:
+        scale, deviation = particle_scales(band, neutral)
+        band = band.with_scale(scale)
+        say(
+            f"heterogeneity: the particles' contrast varies by {deviation:.1%} (standard deviation), and is divided out"
+        )
     variables = [name for name in COLUMNS if getattr(options, name)]
     pooling = make_pooling(neutral, varies, options.inputs, variables, options.seed)
     loss, on_device = LOSSES[options.loss], neutral.to(device)
