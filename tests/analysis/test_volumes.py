@@ -9,6 +9,7 @@ import torch
 
 from gaussemble.analysis.volumes import Options, nearest_rows, passes, read_states, volumes
 from gaussemble.errors import InputError
+from gaussemble.io.cryodrgn import index_pickle, read_index
 from gaussemble.io.mrc import read_map, write_map
 from gaussemble.io.star import read_star
 from gaussemble.io.store import open_store
@@ -17,6 +18,7 @@ from gaussemble.physics.backprojection import sums_bytes
 from gaussemble.physics.masks import soft_mask
 from gaussemble.physics.projection import mixture_to_map
 from gaussemble.quantities import Map, Mixture
+from made_cs import layout, write_cs
 from made_store import BOX, PIXEL, Made, make_store
 
 COUNT = 1200
@@ -120,6 +122,23 @@ def test_star_is_a_row_filter_with_all_columns(project):
     expected = whole.particles[~made.absent.numpy()].reset_index(drop=True)
     pd.testing.assert_frame_equal(subset.particles, expected)
     assert subset.optics is not None
+
+
+def test_particles_of_cryosparc_and_cryodrgn_go_back_in_their_format(project):
+    folder, made = project
+    uid = layout(COUNT)["uid"]
+    write_cs(folder / "particles/particles.cs", layout(COUNT))
+    (folder / "particles/indices.pkl").write_bytes(index_pickle(1 + 2 * np.arange(COUNT)))
+    try:
+        run(folder, folder / "formats", scale="uncertainty")
+    finally:
+        (folder / "particles/particles.cs").unlink()
+        (folder / "particles/indices.pkl").unlink()
+    chosen = np.flatnonzero(~made.absent.numpy())
+    assert np.array_equal(np.load(folder / "formats/cluster_2/particles.cs")["uid"], uid[chosen])
+    assert np.array_equal(read_index(folder / "formats/cluster_2/indices.pkl"), 1 + 2 * chosen)
+    run(folder, folder / "formats", scale="uncertainty")
+    assert not list((folder / "formats").glob("*/particles.cs")), "of particles that came from elsewhere"
 
 
 def test_trajectory_takes_the_nearest_at_most_a_third(project):

@@ -57,7 +57,8 @@ class Refinement:
 
     def write(self, folder: Path) -> None:
         """Write particles.star and, where they belong to it, particles.cs or indices.pkl."""
-        write_star(folder / STAR_NAME, self.star if self.cs is None else _named_as_stacks(self.star))
+        ours = self.cs is not None or self.star.path.suffix in STACKS  # names that the user's STAR file does not have
+        write_star(folder / STAR_NAME, _named_as_stacks(self.star) if ours else self.star)
         for name, there in ((CS_NAME, self.cs), (INDEX_NAME, self.row)):
             if there is None:
                 (folder / name).unlink(missing_ok=True)
