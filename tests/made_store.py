@@ -70,7 +70,8 @@ def make_store(folder: Path, generator: torch.Generator, count: int = 900, snr: 
     lacking = Mixture(whole.center[:6], whole.amplitude[:6], whole.width[:6])
     transform = torch.empty(count, BOX, BOX // 2 + 1, dtype=torch.complex64)
     for mixture, chosen in ((whole, ~absent), (lacking, absent)):
-        transform[chosen] = project(mixture, particles.rotation[chosen], BOX, PIXEL)
+        if chosen.any():
+            transform[chosen] = project(mixture, particles.rotation[chosen], BOX, PIXEL)
     transform = transform * evaluate(particles.ctf, BOX, PIXEL) * shift_phases(particles.shift, BOX, PIXEL)
     images = to_real(transform, BOX)
     noise = float(images.std()) / snr**0.5

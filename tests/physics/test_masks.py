@@ -4,16 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from gaussemble.physics.fourier import to_fourier_3d
 from gaussemble.physics.masks import (
     background,
+    corrected_correlation,
     largest_component,
     low_pass,
     masked_correlation,
+    randomised_phases,
     soft_mask,
     soften,
 )
 from gaussemble.physics.projection import mixture_to_map
-from gaussemble.physics.rings import shell_correlation
+from gaussemble.physics.rings import shell_correlation, shell_index, shell_power
 from gaussemble.quantities import Mixture
 
 BOX, PIXEL = 48, 3.0
@@ -109,3 +112,36 @@ def test_masked_correlation_sees_less_noise(density, generator):
     noise = masked_correlation(first - density, second - density, mask)
     assert noise[4:].abs().max() < 0.4  # noise stays uncorrelated in the mask
     assert noise[8:].mean().abs() < 0.05
+
+
+def test_random_phases_keep_amplitudes_and_what_is_below(density, generator):
+    changed = randomised_phases(density, 8, generator)
+    before, after = to_fourier_3d(density), to_fourier_3d(changed)
+    below = shell_index(BOX) < 8
+    assert torch.allclose(after[below], before[below], atol=1e-3 * float(before.abs().max()))
+    assert torch.allclose(shell_power(changed), shell_power(density), rtol=1e-2)
+    assert shell_correlation(changed, density)[9:20].abs().max() < 0.4
+    assert shell_correlation(changed, density)[1:8].min() > 0.999
+
+
+def test_correction_takes_off_what_a_mask_makes_of_noise(density, generator):
+    """A sharp, tight mask on noise with a little signal below: masked FSC stays high, the corrected one falls."""
+    signal = low_pass(density, PIXEL, 30.0)
+    first, second = noisy(signal, 0.1, generator), noisy(signal, 0.1, generator)
+    tight = (signal > 0.3 * signal.max()).float()
+    fsc, masked = shell_correlation(first, second), masked_correlation(first, second, tight)
+    randomised, corrected = corrected_correlation(first, second, tight, fsc, masked, generator)
+    start = int((fsc[1:] < 0.8).nonzero()[0]) + 1
+    assert torch.equal(corrected[: start + 2], masked[: start + 2])
+    expected = (masked - randomised) / (1 - randomised)
+    assert torch.allclose(corrected[start + 2 :], expected[start + 2 :])
+    assert randomised[start + 2 : start + 5].mean() > 0.1  # neighbouring shells leak in through the mask
+    assert corrected[start + 2 : start + 8].mean() < masked[start + 2 : start + 8].mean() - 0.05
+
+
+def test_nothing_is_corrected_where_half_maps_agree_throughout(density, generator):
+    mask = torch.ones_like(density)
+    fsc = shell_correlation(density, density)
+    randomised, corrected = corrected_correlation(density, density, mask, fsc, fsc, generator)
+    assert torch.equal(corrected, fsc)
+    assert torch.equal(randomised, fsc)

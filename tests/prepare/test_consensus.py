@@ -1,6 +1,8 @@
 """Consensus of a split: scale, files, noise spectrum, and what is said of maps and masks that do not fit."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,20 +11,20 @@ import torch
 
 from gaussemble.errors import InputError
 from gaussemble.io.mrc import read_map, write_map
-from gaussemble.io.store import open_store
+from gaussemble.io.store import open_store, write_particles, write_store
+from gaussemble.physics.backprojection import Sums, divide
+from gaussemble.physics.ctf import evaluate
+from gaussemble.physics.fourier import to_real
 from gaussemble.physics.masks import within_sphere
-from gaussemble.physics.projection import mixture_to_map
-from gaussemble.prepare.consensus import (
-    Options,
-    consensus,
-    crop_map,
-    halves,
-    noise_rows,
-    noise_table,
-    sum_slices,
-)
+from gaussemble.physics.projection import mixture_to_map, project, shift_phases
+from gaussemble.physics.symmetry import operators
+from gaussemble.prepare.checks import check_poses
+from gaussemble.prepare.consensus import Options, consensus, summed
+from gaussemble.prepare.given import crop_map
+from gaussemble.prepare.noise import noise_rows, noise_table
+from gaussemble.prepare.slices import halves, sum_slices
 from gaussemble.quantities import Map
-from made_store import BOX, PIXEL, lopsided, make_store
+from made_store import BOX, PIXEL, lopsided, make_particles, make_store
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,8 @@ def test_halves_alternate_and_share_nothing(made):
 
 def test_fsc_table(result):
     table = pd.read_csv(result / "fsc.csv")
-    assert list(table) == ["ring", "frequency", "resolution", "fsc", "fsc_masked"]
+    curves = ["fsc", "fsc_masked", "fsc_randomised", "fsc_corrected"]
+    assert list(table) == ["ring", "frequency", "resolution", *curves]
     assert len(table) == BOX // 2 + 1
     assert table["frequency"].iloc[4] == pytest.approx(4 / (BOX * PIXEL))
     assert table["resolution"].iloc[4] == pytest.approx(BOX * PIXEL / 4)
@@ -118,7 +121,7 @@ def test_mask_covers_the_molecule(result):
 
 def test_inverted_contrast_is_found(tmp_path, generator, capsys):
     made = make_store(tmp_path / "store", generator, count=300, sign=-1)
-    with pytest.raises(InputError, match=r"contrast looks inverted: set particles.invert.*-\d"):
+    with pytest.raises(InputError, match=r"contrast looks inverted: set particles.contrast.*-\d"):
         consensus(particles=made.folder, out=tmp_path / "out", options=Options())
     assert not (tmp_path / "out").exists()
     consensus(particles=made.folder, out=tmp_path / "out", options=Options(check="warn", mask_threshold=-1e9))
@@ -154,7 +157,7 @@ def rotated(voxels: torch.Tensor) -> torch.Tensor:
     [
         (lambda voxels: -voxels, "contrast inverted: correlation .* is -(0.9|1.0)"),
         (lambda voxels: voxels.roll(-1, 2).flip(2), "other hand: .* mirror image (0.9|1.0)"),
-        (rotated, "does not belong to these particles, or their poses are inverted, .* is "),
+        (rotated, "does not belong to these particles, or is turned .* is "),
     ],
 )
 def test_given_map_that_is_wrong_is_refused(made, tmp_path, change, message):
@@ -214,3 +217,94 @@ def test_cropped_odd_boxes_have_their_place_in_the_header(made, tmp_path, genera
     consensus(particles=made.folder, out=tmp_path / "out", options=Options())
     found = read_map(tmp_path / "out" / "map.mrc")
     assert np.allclose(found.center, 32 * field / 65, atol=1e-3)
+
+
+def rewritten(made, folder, **changes):
+    """The store of the fixture with other particles' fields, images and halves as they are."""
+    store = open_store(made.folder)
+    particles = replace(store.particles, **{name: change(store.particles) for name, change in changes.items()})
+    shutil.copytree(made.folder, folder)
+    write_particles(folder, particles, store.box, store.pixel_size, store.half.numpy(), store.image.numpy())
+    return folder
+
+
+def transposed(particles):
+    return particles.rotation.mT.contiguous()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rotation": transposed}, "poses appear inverted: .* by 0.[0-8].*, and by (0.9|1.0).* rotations that turn"),
+        ({"shift": lambda particles: 3 * particles.shift}, None),
+    ],
+)
+def test_inverted_poses_are_named_beside_a_map(made, tmp_path, changes, message):
+    """Wrong poses of another kind are not blamed on the wrong one."""
+    path = given(tmp_path, truth())
+    folder = rewritten(made, tmp_path / "store", **changes)
+    if message:
+        with pytest.raises(InputError, match=message):
+            consensus(particles=folder, out=tmp_path / "out", map=path, options=Options())
+    else:
+        assert check_poses(truth(), open_store(folder), "C1", path) is None
+
+
+@pytest.mark.parametrize("inverted", [(), ("shift",), ("rotation",), ("shift", "rotation")])
+def test_each_inversion_has_its_name(tmp_path, generator, inverted):
+    """Shifts of 12 Å, so that their sign is seen at 20 Å; right data are not blamed."""
+    particles = make_particles(600, generator)
+    particles = replace(particles, shift=3 * particles.shift)
+    transform = project(lopsided(), particles.rotation, BOX, PIXEL) * evaluate(particles.ctf, BOX, PIXEL)
+    images = to_real(transform * shift_phases(particles.shift, BOX, PIXEL), BOX)
+    images = images + 2 * images.std() * torch.randn(images.shape, generator=generator)
+    values = {"shift": -particles.shift, "rotation": transposed(particles)}
+    write_store(tmp_path, replace(particles, **{name: values[name] for name in inverted}), images, PIXEL)
+    found = check_poses(truth(), open_store(tmp_path), "C1", tmp_path / "given.mrc")
+    expected = {(): None, ("shift",): "shifts", ("rotation",): "poses"}.get(inverted, "poses and shifts")
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert f"{tmp_path}: {expected} appear inverted" in found
+
+
+def test_inverted_poses_without_a_map_make_no_claim(made, tmp_path, capsys):
+    folder = rewritten(made, tmp_path / "store", rotation=transposed)
+    consensus(particles=folder, out=tmp_path / "out", options=Options(mask_threshold=-1e9))
+    assert "inverted" not in capsys.readouterr().err
+
+
+def test_expanded_particles_have_no_symmetry_left_to_apply(made, tmp_path):
+    store = open_store(made.folder)
+    twice = torch.arange(len(store)).repeat_interleave(2)
+    shutil.copytree(made.folder, tmp_path / "store")
+    write_particles(
+        tmp_path / "store", store.particles[twice], BOX, PIXEL, store.half[twice].numpy(), store.image[twice].numpy()
+    )
+    with pytest.raises(InputError, match=r"1800 rows of 900 images are symmetry-expanded already.*set consensus.symm"):
+        consensus(particles=tmp_path / "store", out=tmp_path / "out", options=Options(symmetry="C2"))
+    with pytest.raises(InputError, match="symmetry 'Q2' is not known"):
+        consensus(particles=tmp_path / "store", out=tmp_path / "out", options=Options(symmetry="Q2"))
+
+
+def test_symmetry_is_applied_to_all_maps(made, tmp_path):
+    consensus(particles=made.folder, out=tmp_path, options=Options(symmetry="C2", mask_threshold=-1e9))
+    for name in ("map", "half1", "half2"):
+        voxels = read_map(tmp_path / f"{name}.mrc").voxels[1:, 1:, 1:]
+        assert torch.allclose(voxels, voxels.flip(1, 2), atol=1e-4 * float(voxels.max()))
+
+
+def test_expansion_and_symmetry_give_the_same_map(made, tmp_path):
+    """Copies turned as particles.expand turns them, in C1; and the images once, with consensus.symmetry."""
+    store = open_store(made.folder)
+    group = operators("D2").float()
+    copies = store.particles[torch.arange(len(store)).repeat_interleave(4)]
+    rows = torch.arange(len(store)).repeat_interleave(4)
+    turned = replace(copies, rotation=(store.particles.rotation[:, None] @ group).flatten(end_dim=1))
+    shutil.copytree(made.folder, tmp_path / "store")
+    write_particles(tmp_path / "store", turned, BOX, PIXEL, store.half[rows].numpy(), store.image[rows].numpy())
+    expanded = summed(open_store(tmp_path / "store"), Options()).cells
+    once = summed(store, Options(symmetry="D2")).cells
+    first, second = (divide(Sums(cells, BOX, 2)) for cells in (expanded, once))
+    assert torch.allclose(first, second, atol=1e-3 * float(second.abs().max()))

@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from gaussemble.physics.fourier import to_fourier_3d, to_real_3d
-from gaussemble.physics.rings import shell_correlation
+from gaussemble.physics.rings import shell_correlation, shell_index
 
 SIGMAS = 3.0  # above the background's mean: what noise lifts there falls in crumbs beside the largest body
 # Share of the highest density that is still molecule: low-passed surfaces stand at a half, a domain that few particles
@@ -117,3 +117,40 @@ def masked_correlation(
 ) -> Float[Tensor, " ring"]:
     """Fourier shell correlation of two maps inside a mask; a soft edge keeps what the mask itself adds small."""
     return shell_correlation(a * mask, b * mask)
+
+
+RANDOMISED_BELOW = 0.8  # unmasked FSC where phases begin to be random, and shells more until the correction (RELION's)
+CORRECTED_AFTER = 2
+
+
+def randomised_phases(voxels: Float[Tensor, "z y x"], first: int, generator: torch.Generator) -> Float[Tensor, "z y x"]:
+    """The map with random phases from shell `first` on, amplitudes kept: no two such maps share a signal there."""
+    transform = to_fourier_3d(voxels)
+    noise = to_fourier_3d(torch.randn(voxels.shape, generator=generator))  # of a real map, as phases must be
+    beyond = shell_index(voxels.shape[-1]) >= first
+    return to_real_3d(
+        torch.where(beyond, transform.abs() * noise / noise.abs().clamp(min=1e-30), transform), voxels.shape[-1]
+    )
+
+
+def corrected_correlation(
+    half1: Float[Tensor, "z y x"],
+    half2: Float[Tensor, "z y x"],
+    mask: Float[Tensor, "z y x"],
+    fsc: Float[Tensor, " ring"],
+    masked: Float[Tensor, " ring"],
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, " ring"], Float[Tensor, " ring"]]:
+    """Masked correlation of half-maps with random phases, and `(masked - random) / (1 - random)` (Chen et al. 2013).
+
+    Phases are random from the shell where the unmasked `fsc` falls below 0.8; the correction begins two shells later,
+    where what is kept no longer leaks in. Where it never falls there is nothing to correct.
+    """
+    below = (fsc[1:] < RANDOMISED_BELOW).nonzero().flatten()
+    if not len(below):
+        return masked, masked
+    first = int(below[0]) + 1
+    noise1, noise2 = (randomised_phases(half, first, generator) for half in (half1, half2))
+    randomised = masked_correlation(noise1, noise2, mask).to(masked.dtype)
+    corrected = (masked - randomised) / (1 - randomised).clamp(min=1e-6)
+    return randomised, torch.where(torch.arange(len(fsc)) < first + CORRECTED_AFTER, masked, corrected)

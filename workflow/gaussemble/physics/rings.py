@@ -27,6 +27,11 @@ def ring_index(box: int) -> Int[Tensor, "y half_x"]:
     return _radius_index(box, 2)[0].reshape(box, box // 2 + 1)
 
 
+def shell_index(box: int) -> Int[Tensor, "z y half_x"]:
+    """round(|k|) in voxels of a map's half transform, as `ring_index`."""
+    return _radius_index(box, 3)[0].reshape(box, box, box // 2 + 1)
+
+
 def ring_multiplicity(box: int) -> Float[Tensor, "y half_x"]:
     """How often each half-transform coefficient stands in the full transform: 2, or 1 on the columns 0 and Nyquist."""
     return _radius_index(box, 2)[1].reshape(box, box // 2 + 1)
