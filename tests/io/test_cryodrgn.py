@@ -228,6 +228,7 @@ def attacks(target: str) -> dict[str, bytes]:
         "a subclass": pickle.dumps(np.rec.array([(1, 2.0)])),
         "a truncated array": array[:-20],
         "a shape that does not fit": array.replace(b"K\x03\x85", b"K\x07\x85"),
+        "a name of two lines": b"\x80\x04\x8c\x05nu\nmp\x8c\x01x\x93.",
         "nothing": b"",
         "text": b"data_particles\n",
     }
@@ -249,8 +250,10 @@ def test_nothing_in_a_pickle_runs(tmp_path, name, monkeypatch):
 def test_a_damaged_number_does_not_fill_the_memory(tmp_path):
     """The interpreter in C makes room for two thousand million objects before it stores the one of that number."""
     path = tmp_path / "poses.pkl"
-    path.write_bytes(b"\x80\x02]r\xff\xff\xff\x7f.")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    path.write_bytes(b"\x80\x05\x96" + struct.pack("<Q", 2**31) + b"x.")
+    refused(read_pickle, path)
+    path.write_bytes(b"\x80\x02]r\xff\xff\xff\x7f.")
     assert read_pickle(path) == []
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**16, "64 MiB"
 

@@ -16,6 +16,7 @@ Conventions (cryoDRGN's utils.R_from_relion, parse_pose_star.py, pose.py, ctf.py
 
 import io
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,10 +166,10 @@ class _Type:
     def numpy(self) -> np.dtype:
         """The real type; only those of numbers."""
         if not isinstance(self.code, str) or self.order not in ("<", ">", "=", "|"):
-            raise _RefusedError(f"an array of a type unknown here ({self.code})")
+            raise _RefusedError(f"an array of a type unknown here ({self.code!a:.50})")
         code = self.code.lstrip("<>=|")
         if not code or code[0] not in NUMBERS or not code[1:].isdigit():
-            raise _RefusedError(f"an array of type {code}")
+            raise _RefusedError(f"an array of type {code!a:.50}")
         return np.dtype(code).newbyteorder(self.order)
 
 
@@ -237,7 +238,8 @@ class _ArraysOnly(_Interpreter):
     def find_class(self, module_name: str, global_name: str) -> Any:
         """The stand-in for a name of NumPy's."""
         if (module_name, global_name) not in KNOWN:
-            raise _RefusedError(f"a pickle that wants {module_name}.{global_name}"[:120])
+            name = f"{module_name}.{global_name}"[:100]
+            raise _RefusedError(f"a pickle that wants {name!a}")
         return KNOWN[module_name, global_name]
 
     def call(self) -> None:
@@ -254,7 +256,16 @@ class _ArraysOnly(_Interpreter):
             raise _RefusedError("a pickle that changes what is no array")
         record.fill(state)
 
-    dispatch: ClassVar = {**_Interpreter.dispatch, pickle.REDUCE[0]: call, pickle.BUILD[0]: fill}
+    def buffer(self) -> None:
+        """Bytes of an array, as many as there are; the library's own makes room for what is promised."""
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.stack.append(self.read(size))
+
+    dispatch: ClassVar = _Interpreter.dispatch | {
+        pickle.REDUCE[0]: call,
+        pickle.BUILD[0]: fill,
+        pickle.BYTEARRAY8[0]: buffer,
+    }
 
 
 def _as_arrays(value: Any) -> Any:
