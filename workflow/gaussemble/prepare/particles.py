@@ -4,7 +4,7 @@ Writes `particles.star` (the split's rows of the input, all columns; and what el
 store and `report.json`: `star, split, particles` (different images), `rows` (with their copies), `particles_in_file,
 box, pixel_size` (Å, of the stored images), `image_size, image_pixel_size` (of the stacks whose field of view it is),
 `optics_groups, contrast` (sign and evidence), `whitened, precision, storage_error, assumed` (sentences), `left_out`
-(row and reason of each), and what `prepare.inspection` sums up.
+(row and reason of each), `inspection` (`prepare.inspection.summarise`).
 
 `halves` says which rows belong together, `grid` how images of several sizes come to one, `pixels` what is done to an
 image, `contrast` which sign they have, `storing` how they stream into the store.
@@ -41,6 +41,7 @@ from gaussemble.prepare.halves import (
     rows_of_split,
     said_of_copies,
 )
+from gaussemble.prepare.inspection import summarise
 from gaussemble.prepare.pixels import (
     Preparation,
     background,
@@ -153,12 +154,14 @@ def particles(
     own = np.unique(identity[chosen])  # an image is stored once
     with written_images(out, grid.box, options.precision) as writer:
         prepare = preparation(images, own, grid, options)
-        stored = store_images(images, own, prepare, writer, options.max_bad, (SAMPLE, min(grid.box, COARSE_BOX)))
+        sample = (SAMPLE if options.contrast == "auto" else 0, min(grid.box, COARSE_BOX))
+        stored = store_images(images, own, prepare, writer, options.max_bad, sample)
         rows = _rows(chosen[np.isin(identity[chosen], stored.rows)], identity, half, metadata, split, options)
         contrast = settle_contrast(stored, writer, grid, metadata, refinement.sign, map, options)
     if options.contrast == "auto":
         say(f"{star}: {contrast.evidence}")
-    write_particles(out, as_particles(metadata, rows, identity), grid.box, grid.pixel_size, rows.half, rows.image)
+    known = as_particles(metadata, rows, identity)
+    write_particles(out, known, grid.box, grid.pixel_size, rows.half, rows.image)
     _written_back(refinement, images, rows, metadata).write(out)
     report = {
         "star": str(star),
@@ -177,6 +180,14 @@ def particles(
         "storage_error": writer.error,
         "assumed": assumed,
         "left_out": stored.left_out,
+        "inspection": summarise(
+            metadata,
+            known,
+            rows.half,
+            np.concatenate(stored.statistics).astype(np.float64)[rows.image],
+            table,
+            grid.box * grid.pixel_size,
+        ),
     }
     write_json(out / "report.json", report)
     copies = f" in {len(rows.row)} rows" if len(rows.row) > len(stored.rows) else ""
@@ -238,8 +249,8 @@ def preparation(images: ParticleImages, rows: Int[np.ndarray, " row"], grid: Gri
     window = soft_background(grid.box, options.background_radius)
     total, count = torch.zeros(grid.box // 2 + 1, dtype=torch.float64), 0
     even = replace(plain, outside=outside)
-    for _, some, reasons in prepared_blocks(images, spread, even, "noise spectrum for whitening"):
-        usable = some[torch.from_numpy(reasons == "")]
+    for _, some in prepared_blocks(images, spread, even, "noise spectrum for whitening"):
+        usable = some.images[torch.from_numpy(some.reasons == "")]
         if len(usable):
             total += background_power(usable, window).double() * len(usable)
             count += len(usable)

@@ -1,6 +1,7 @@
 """From images as they are in the stacks to images as they are stored: on the working grid, normalised, whitened."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,14 +24,22 @@ def background(box: int, radius: float) -> Bool[Tensor, "y x"]:
 
 def normalised(images: Float[Tensor, "image y x"], outside: Bool[Tensor, "y x"]) -> Float[Tensor, "image y x"]:
     """Images whose background has mean 0 and standard deviation 1; NaN where it is constant."""
-    values = images.flatten(1).double()
-    everywhere = torch.full_like(values[0], 1 / values.shape[1])
-    values = values - (values @ everywhere)[:, None]
-    weights = torch.stack([outside.flatten() / outside.sum(), everywhere], dim=1)  # double, as sums of squares need
-    mean, (square, whole) = (values @ weights)[:, 0], (values.square() @ weights).unbind(1)
-    deviation, spread_all = (square - mean.square()).clamp(min=0).sqrt(), whole.sqrt()
-    deviation = torch.where(deviation > 1e-6 * spread_all, deviation, torch.nan)
-    return ((values - mean[:, None]) / deviation[:, None]).float().view_as(images)
+    values = images.flatten(1)
+    weights = outside.flatten().to(values) / outside.sum()
+    values = values - values.mean(dim=1, keepdim=True)  # so that float32 is enough for what follows
+    values = values - (values @ weights)[:, None]
+    squares = values.square()
+    deviation, whole = (squares @ weights).sqrt(), squares.mean(dim=1).sqrt()
+    deviation = torch.where(deviation > 1e-6 * whole, deviation, torch.nan)
+    return (values / deviation[:, None]).view_as(images)
+
+
+class Prepared(NamedTuple):
+    """Some images, ready to be stored."""
+
+    images: Float[Tensor, "image box box"]
+    reasons: np.ndarray  # (image,) why one is unusable, empty where it is not
+    statistics: Float[np.ndarray, "image 2"]  # mean and standard deviation of each as it is in the stack
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,12 @@ class Preparation:
     outside: Bool[Tensor, "y x"] | None  # the background that is normalised, None: it is not
     gain: Float[Tensor, "y half_x"] | None = None  # of the whitening filter
 
-    def __call__(
-        self, raw: Float[np.ndarray, "image y x"], kind: int
-    ) -> tuple[Float[Tensor, "image box box"], np.ndarray]:
-        """Images of one kind as they are stored, and (image,) why one is unusable, empty where it is not."""
-        with np.errstate(invalid="ignore"):
-            low, high = (function(raw.reshape(len(raw), -1), axis=1) for function in (np.min, np.max))
+    def __call__(self, raw: Float[np.ndarray, "image y x"], kind: int) -> Prepared:
+        """Images of one kind as they are stored."""
+        pixels = raw.reshape(len(raw), -1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            low, high, mean = (function(pixels, axis=1) for function in (np.min, np.max, np.mean))
+            deviation = torch.from_numpy(pixels - mean[:, None]).norm(dim=1).numpy() / raw.shape[-1]
         finite = np.isfinite(low) & np.isfinite(high)
         if not finite.all():
             raw = np.where(finite[:, None, None], raw, np.float32(0))
@@ -57,7 +66,8 @@ class Preparation:
         if self.outside is not None:
             stored = normalised(stored, self.outside)
         flat = ~np.isfinite(stored.flatten(1).sum(1).numpy())
-        return stored, np.select([~finite, low == high, flat], REASONS, "")
+        reasons = np.select([~finite, low == high, flat], REASONS, "")
+        return Prepared(stored, reasons, np.stack([mean, deviation], axis=1))
 
 
 def filtered(images: Float[Tensor, "image y x"], gain: Float[Tensor, "y half_x"]) -> Float[Tensor, "image y x"]:

@@ -20,7 +20,7 @@ from gaussemble.errors import InputError
 from gaussemble.io.images import ParticleImages
 from gaussemble.io.store import ImageWriter
 from gaussemble.physics.fourier import fourier_crop
-from gaussemble.prepare.pixels import Preparation
+from gaussemble.prepare.pixels import Preparation, Prepared
 from gaussemble.progress import progress
 
 BLOCK_BYTES = 2**22  # of float32 images as they are in the stacks: what stays in a processor's cache
@@ -37,6 +37,7 @@ class Stored:
     left_out: list[dict] = field(default_factory=list)  # row, image and reason of the others
     sample: list[Float[Tensor, "image y x"]] = field(default_factory=list)  # some of the stored images, coarsely
     sample_rows: list[int] = field(default_factory=list)
+    statistics: list[Float[np.ndarray, "image 2"]] = field(default_factory=list)  # of each stored image, in its stack
 
 
 def store_images(
@@ -64,10 +65,11 @@ def store_images(
     chosen = np.zeros(len(rows), bool)
     chosen[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(np.int64)] = True
     found, kept, done = Stored(rows), [], 0
-    for block, stored, reasons in prepared_blocks(images, rows, prepare, "storing images"):
+    for block, (stored, reasons, statistics) in prepared_blocks(images, rows, prepare, "storing images"):
         usable = reasons == ""
         writer.append(stored if usable.all() else stored[torch.from_numpy(usable)])
         kept.append(block[usable])
+        found.statistics.append(statistics[usable])
         found.left_out += [
             {"row": row, "image": images.name(row), "reason": reason}
             for row, reason in zip(block[~usable].tolist(), reasons[~usable].tolist(), strict=True)
@@ -84,28 +86,30 @@ def store_images(
 
 def prepared_blocks(
     images: ParticleImages, rows: Int[np.ndarray, " row"], prepare: Preparation, what: str
-) -> Iterator[tuple[np.ndarray, Tensor, np.ndarray]]:
-    """(rows, images as they are stored, reasons) of one block after the other; the next ones are being made."""
+) -> Iterator[tuple[np.ndarray, Prepared]]:
+    """Rows and their images as they are stored, one block after the other; the next ones are being made."""
     size = max(1, BLOCK_BYTES // (4 * int(images.sizes[rows].max()) ** 2))
     blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
 
-    def make(block: np.ndarray) -> tuple[np.ndarray, Tensor, np.ndarray]:
-        return block, *_prepared(images, block, prepare)
+    def make(block: np.ndarray) -> tuple[np.ndarray, Prepared]:
+        return block, _prepared(images, block, prepare)
 
     yield from progress(ahead(make, blocks), what, total=len(blocks))
 
 
-def _prepared(images: ParticleImages, rows: np.ndarray, prepare: Preparation) -> tuple[Tensor, np.ndarray]:
+def _prepared(images: ParticleImages, rows: np.ndarray, prepare: Preparation) -> Prepared:
     """Images of any kinds, each kind read and prepared by itself."""
     kind = prepare.grid.kind[rows]
     if (kind == kind[0]).all():
         return prepare(images.read(rows), int(kind[0]))
-    stored = torch.empty(len(rows), prepare.grid.box, prepare.grid.box)
-    reasons = np.empty(len(rows), object)
-    for one in np.unique(kind).tolist():
-        mine = np.flatnonzero(kind == one)
-        stored[torch.from_numpy(mine)], reasons[mine] = prepare(images.read(rows[mine]), one)
-    return stored, reasons.astype(str)
+    order = np.argsort(kind, kind="stable")
+    parts = [prepare(images.read(rows[kind == one]), one) for one in np.unique(kind).tolist()]
+    back = np.argsort(order)
+    return Prepared(
+        torch.cat([part.images for part in parts])[torch.from_numpy(back)],
+        np.concatenate([part.reasons for part in parts])[back],
+        np.concatenate([part.statistics for part in parts])[back],
+    )
 
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -127,8 +131,9 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator
 
 @contextmanager
 def _single_threaded() -> Iterator[None]:
-    """Torch's own threads are put back as they were: those of the pool have set them to 1."""
+    """Each thread of ours works by itself: torch's own would only wait for each other's processors."""
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         yield
     finally:
