@@ -87,10 +87,11 @@ def test_a_value_that_is_no_number_is_named_with_its_row(tmp_path):
     [
         ("", "no data_ block"),
         ("junk\n", "no data_ block"),
-        ("data_particles\n", "cannot be read as STAR"),
+        ("data_particles\n", "no rows; it has data_particles"),
         ("data_\n\nloop_\n_rlnImageName #1\n", "empty"),
         ("data_\n\nloop_\n_rlnImageName #1\n_b #2\n1@a.mrcs 1 2\n", "as many values in each row"),
-        ("data_job\n\n_rlnJobTypeLabel relion.class2d\n", r"no column rlnImageName\); it has data_job \(1 values\)"),
+        ("data_job\n\n_rlnJobTypeLabel relion.class2d\n", "the settings of a job .*no column rlnImageName"),
+        ("data_a\n_b c\n\ndata_d\n_e f\n", r"no column rlnImageName\); it has data_a \(1 values\), data_d \(1"),
         (star_text(rows(1), OPTICS) + star_text(rows(1), None), "data_particles stands twice"),
         (star_text(rows(1), None, "a") + star_text(rows(1), None, "b"), "2 blocks have a column rlnImageName"),
     ],

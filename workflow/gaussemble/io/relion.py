@@ -4,7 +4,6 @@ Poses stay Euler angles here: `physics.rotations` makes matrices of them.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +11,15 @@ from jaxtyping import Float, Int
 
 from gaussemble.errors import InputError
 from gaussemble.io.mrc import SAME_SIZE
-from gaussemble.io.star import StarFile, numbers, optics_rows
+from gaussemble.io.star import IMAGE_NAME, StarFile, numbers, optics_rows
 from gaussemble.quantities import ContrastTransfer
 
 ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 PIXEL_SHIFT = ("rlnOriginX", "rlnOriginY")
 ANGSTROM_SHIFT = ("rlnOriginXAngst", "rlnOriginYAngst")
 ANGSTROM_PER_MICROMETRE, ANGSTROM_PER_MILLIMETRE, VOLT_PER_KILOVOLT = 1e4, 1e7, 1e3
+DEPTH = ("rlnOriginZ", "rlnOriginZAngst", "rlnCoordinateZ", "rlnCenteredCoordinateZAngst")
+TILT_STACKS = ("rlnTomoVisibleFrames", "rlnTomoParticleName")
 ABERRATIONS = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike", "rlnMagMat01", "rlnMagMat10")
 
 
@@ -88,6 +89,11 @@ def interpret(star: StarFile, pixel_size: float | None = None, ctf: bool = True)
     unused = _aberrations(star)
     if unused:
         assumed.append(f"aberrations are not used: {', '.join(unused)}")
+    if "rlnHelicalTubeID" in star.particles:
+        assumed.append(
+            "helical segments (rlnHelicalTubeID) are taken as single particles, without helical symmetry; segments "
+            "that overlap must be in the same half: choose the halves by rlnRandomSubset"
+        )
     return Metadata(
         angles,
         _shifts(star, sizes, assumed),
@@ -171,8 +177,14 @@ def _refuse_unsupported(star: StarFile) -> None:
     dimensions = numbers(star, "rlnImageDimensionality")
     if dimensions is not None and (dimensions != 2).any():
         raise InputError(f"{star.path}: rlnImageDimensionality is not 2: subtomograms are not supported")
-    if "general" in star.other and str(_value(star.other["general"], "rlnTomoSubTomosAre2DStacks")) == "1":
-        raise InputError(f"{star.path}: 2D stacks of tilt series (rlnTomoSubTomosAre2DStacks) are not supported")
+    general = star.other.get("general", {})
+    stacks = [name for name in TILT_STACKS if name in star.particles]
+    if stacks or ("rlnTomoSubTomosAre2DStacks" in general and str(general["rlnTomoSubTomosAre2DStacks"]) == "1"):
+        name = stacks[0] if stacks else "rlnTomoSubTomosAre2DStacks"
+        raise InputError(f"{star.path}: 2D stacks of tilt series ({name}) are not supported")
+    depth = [name for name in DEPTH if name in star.particles]
+    if depth and not star.particles[IMAGE_NAME].str.contains("@", regex=False).any():
+        raise InputError(f"{star.path}: volumes as images, with {depth[0]}: subtomograms are not supported")
     for column, what in (
         ("rlnCtfDataAreCtfPremultiplied", "multiplied by their CTF"),
         ("rlnCtfDataArePhaseFlipped", "phase-flipped"),
@@ -194,11 +206,6 @@ def _aberrations(star: StarFile) -> list[str]:
         for name in ABERRATIONS
         if any(name in table and table[name].astype(str).str.contains("[1-9]").any() for table in tables)
     ]
-
-
-def _value(block: Any, name: str) -> Any:
-    """A value of a list block, None where it has none."""
-    return block.get(name) if isinstance(block, dict) else None
 
 
 def _angles(star: StarFile) -> np.ndarray:
