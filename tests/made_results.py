@@ -13,9 +13,16 @@ from gaussemble.analysis import agreement, latent
 from gaussemble.io.files import write_csv, write_json
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
+from gaussemble.io.relion import Metadata, no_contrast_transfer
+from gaussemble.io.star import StarFile
+from gaussemble.io.store import write_store
 from gaussemble.model.heterogeneity import Design, build_model, save_model
-from gaussemble.physics.projection import mixture_to_map
-from gaussemble.quantities import Map, Mixture
+from gaussemble.physics.ctf import evaluate
+from gaussemble.physics.fourier import to_real
+from gaussemble.physics.projection import mixture_to_map, project, shift_phases
+from gaussemble.physics.rotations import euler_to_matrix
+from gaussemble.prepare.inspection import summarise
+from gaussemble.quantities import ContrastTransfer, Map, Mixture, Particles
 
 BOX, PIXEL, GAUSSIANS, SPLITS = 32, 4.0, 60, ("full", "even", "odd")
 FRAME = Map(torch.zeros(BOX, BOX, BOX), PIXEL, (10.0, 20.0, 30.0))
@@ -50,23 +57,32 @@ def fsc_table(falls_at: float, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(columns | {"fsc": plain, "fsc_masked": masked})
 
 
+def half_map_table(falls_at: float, seed: int = 0) -> pd.DataFrame:
+    """The same as the stages write it for half-maps."""
+    table = fsc_table(falls_at, seed)
+    randomised = 0.3 * table["fsc_masked"].where(table["ring"] > 5, table["fsc_masked"] / 0.3)
+    corrected = (table["fsc_masked"] - randomised) / (1 - randomised)
+    return table.assign(
+        fsc_randomised=randomised, fsc_corrected=corrected.where(table["ring"] > 5, table["fsc_masked"])
+    )
+
+
 def make_split(results: Path, split: str, particles: int, umap: bool) -> None:
     """Everything of one split."""
     seed = SPLITS.index(split)
     folder, analysis = results / split, results / split / "main"
     numbers = np.arange(particles) if split == "full" else np.arange(seed - 1, particles, 2)
-    report = {"star": "run_data.star", "split": split, "particles": len(numbers), "particles_in_file": particles}
-    report |= {"box": BOX, "pixel_size": PIXEL, "optics_groups": 2, "assumed": [], "left_out": []}
-    write_json(folder / "particles" / "report.json", report)
-
+    make_particles(folder / "particles", split, numbers, particles)
     consensus = density(molecule(), 0.3, seed)
     blurred = mixture_to_map(
         Mixture(molecule().center, molecule().amplitude, torch.full((GAUSSIANS,), 9.0)), BOX, PIXEL
     )
     mask = (blurred / (0.04 * blurred.max())).clamp(0, 1) ** 4
     write_map(folder / "consensus" / "map.mrc", consensus)
+    for half in (1, 2):
+        write_map(folder / "consensus" / f"half{half}.mrc", density(molecule(), 0.4, 10 * seed + half))
     write_map(folder / "consensus" / "mask.mrc", FRAME.with_voxels(mask))
-    write_csv(folder / "consensus" / "fsc.csv", fsc_table(10 + seed, seed))
+    write_csv(folder / "consensus" / "fsc.csv", half_map_table(10 + seed, seed))
     frequency = np.arange(BOX // 2 + 1) / (BOX * PIXEL)
     noise = [
         {"optics_group": group, "ring": ring, "frequency": k, "power": 900 * (1 + group) * np.exp(-8 * k)}
@@ -77,6 +93,44 @@ def make_split(results: Path, split: str, particles: int, umap: bool) -> None:
     write_mixture(folder / "neutral" / "mixture.npz", molecule(), FRAME)
     write_csv(folder / "neutral" / "fsc.csv", fsc_table(9.5, 9))
     make_analysis(analysis, numbers, particles, seed, umap)
+
+
+def make_particles(folder: Path, split: str, numbers: np.ndarray, in_file: int) -> None:
+    """The image store and report.json: two optics groups, views that prefer the poles, shifts of a pixel."""
+    count, rng = len(numbers), np.random.default_rng(len(split))
+
+    def same(value: float) -> torch.Tensor:
+        return torch.full((count,), value)
+
+    group = torch.from_numpy((numbers >= 0.7 * in_file).astype(np.int64))
+    defocus = torch.from_numpy(rng.normal(15000, 2500, count)).float() + 4000 * group
+    ctf = ContrastTransfer(
+        defocus + 150, defocus - 150 * torch.from_numpy(rng.random(count)).float(), same(0.6), same(300e3), same(2.7e7),
+        same(0.1), same(0.0), same(0.0), same(1.0),
+    )  # fmt: skip
+    angles = np.stack([rng.uniform(0, 2 * np.pi, count), np.arccos(rng.uniform(-1, 1, count) ** 3)], axis=1)
+    angles = torch.from_numpy(np.column_stack([angles, rng.uniform(0, 2 * np.pi, count)]))
+    shift = torch.from_numpy(rng.normal(0, PIXEL, (count, 2))).float()
+    known = Particles(torch.from_numpy(numbers), euler_to_matrix(angles).float(), shift, ctf, group)
+    transform = project(molecule(), known.rotation, BOX, PIXEL) * shift_phases(shift, BOX, PIXEL)
+    images = to_real(transform * evaluate(ctf, BOX, PIXEL), BOX)
+    generator = torch.Generator().manual_seed(len(split))
+    images = images / (2 * images.std()) + torch.randn(images.shape, generator=generator)
+    write_store(folder, known, images, PIXEL)
+
+    optics = pd.DataFrame({"rlnOpticsGroup": ["1", "2"], "rlnOpticsGroupName": ["grid 1", "grid 2"]})
+    star = StarFile(Path("run_data.star"), optics, pd.DataFrame(index=range(in_file)))
+    rows, none = np.arange(in_file), np.zeros((in_file, 3))
+    metadata = Metadata(
+        none, none[:, :2], no_contrast_transfer(in_file), (rows >= 0.7 * in_file).astype(np.int64),
+        np.full(in_file, PIXEL / 2), np.full(in_file, 2 * BOX),
+    )  # fmt: skip
+    statistics = rng.normal([0, 1], [0.01, 0.02], (count, 2))
+    statistics[[7, 70], 1] = 0.02
+    inspection = summarise(metadata, known, np.arange(count) % 2, statistics, star, BOX * PIXEL)
+    report = {"star": "run_data.star", "split": split, "particles": count, "particles_in_file": in_file}
+    report |= {"box": BOX, "pixel_size": PIXEL, "optics_groups": 2, "assumed": ["no rlnDefocusAngle: taken as 0"]}
+    write_json(folder / "report.json", report | {"left_out": [], "inspection": inspection})
 
 
 def make_analysis(folder: Path, numbers: np.ndarray, particles: int, seed: int, umap: bool) -> None:
@@ -121,7 +175,7 @@ def make_volume(folder: Path, mixture: Mixture, seed: int) -> None:
     for name in ("map.mrc", "half1.mrc", "half2.mrc"):
         write_map(folder / name, density(mixture, 0.35, seed))
     write_map(folder / "decoded.mrc", density(mixture, 0.0, seed))
-    write_csv(folder / "fsc.csv", fsc_table(12 + seed % 4, seed))
+    write_csv(folder / "fsc.csv", half_map_table(12 + seed % 4, seed))
 
 
 def made_model():

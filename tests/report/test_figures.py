@@ -14,11 +14,22 @@ from gaussemble.errors import InputError
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.model.heterogeneity import load_model
 from gaussemble.physics.rings import resolution
+from gaussemble.report import curves, latents
 from gaussemble.report.captions import CAPTIONS, CHAPTERS
 from gaussemble.report.figures import FIGURES, Options, figure
 from gaussemble.report.names import DATASET_FIGURES, EVERY_SPLIT
 from gaussemble.report.names import FIGURES as NAMES
-from gaussemble.report.results import Density, crossing, crossing_text, extent, projection, read_density, window
+from gaussemble.report.results import (
+    Density,
+    crossing,
+    crossing_text,
+    embedding,
+    extent,
+    main_curve,
+    projection,
+    read_density,
+    window,
+)
 from gaussemble.report.style import NICE, cluster_colors, new_figure, resolution_axis
 from made_results import BOX, PIXEL, make_results
 
@@ -103,6 +114,36 @@ def test_difference_panels_are_cluster_minus_consensus(results, drawn):
     for number in range(1, 5):
         total = table[table["panel"] == f"cluster {number} minus consensus, along z"]["value"].sum()
         assert (total < -100) == (occupied[number] < 0.5)
+
+
+def test_the_corrected_curve_is_the_main_one_where_there_is_one(results):
+    table = pd.read_csv(results / "full" / "consensus" / "fsc.csv")
+    assert main_curve(table) == "fsc_corrected"
+    assert main_curve(table.drop(columns="fsc_corrected")) == "fsc_masked"
+    shown = curves.consensus_fsc(results, "main").figure.axes[0].get_lines()
+    main = next(line for line in shown if str(line.get_label()).startswith("full:"))
+    np.testing.assert_allclose(np.asarray(main.get_ydata()), table["fsc_corrected"][1:])
+    at = crossing_text(table["frequency"], table["fsc_corrected"], 0.143)
+    assert main.get_label() == f"full: {at} Å"
+
+
+def test_copies_of_a_particle_keep_their_rows(results, tmp_path):
+    """Rows that share a particle number stand side by side in both tables; they are not paired with each other."""
+    folder = tmp_path / "full" / "main" / "latent"
+    folder.mkdir(parents=True)
+    truth = tmp_path / "simulated" / "truth.csv"
+    truth.parent.mkdir()
+    pd.DataFrame({"particle": [3, 8], "swing": [-5.0, 5.0]}).to_csv(truth, index=False)
+    table = pd.DataFrame({"particle": [3, 3, 8, 8], "pc1": [0.0, 1, 2, 3], "pc2": [1.0, 0, 1, 0]})
+    table.to_csv(folder / "embedding.csv", index=False)
+    pd.DataFrame({"particle": table["particle"], "cluster": [1, 2, 1, 2]}).to_csv(folder / "clusters.csv", index=False)
+    merged, total = embedding(folder.parent)
+    assert total == 4
+    assert merged["cluster"].tolist() == [1, 2, 1, 2]
+    assert latents.truth_latent(tmp_path, "main").table["swing"].tolist() == [-5, -5, 5, 5]
+    pd.DataFrame({"particle": [3, 8, 3, 8], "cluster": [1, 2, 1, 2]}).to_csv(folder / "clusters.csv", index=False)
+    with pytest.raises(InputError, match=r"clusters.csv: the column particle is not that of .*embedding.csv"):
+        embedding(folder.parent)
 
 
 def test_crossing_is_the_resolution_of_physics():

@@ -10,7 +10,7 @@ import pytest
 from gaussemble.errors import InputError
 from gaussemble.report.captions import CAPTIONS
 from gaussemble.report.names import FIGURES
-from gaussemble.report.report import Options, flat, report, units_kept
+from gaussemble.report.report import Options, flat, particles_part, report, units_kept
 from made_results import make_results
 
 PIXEL = bytes.fromhex(
@@ -110,6 +110,39 @@ def test_a_missing_figure_is_no_silent_gap(results):
             read_page(results)
     finally:
         path.write_bytes(PIXEL)
+
+
+def test_particles_are_told_before_the_consensus(results):
+    reader = read_page(results)
+    section = reader.text[reader.text.index("Nine tenths of them") - 300 : reader.text.index("Consensus and Gaussians")]
+    assert "run_data.star has 300 particles; 300 are used and none left out" in section
+    assert "The half-maps are of 150 and 150 images." in section
+    assert "no rlnDefocusAngle: taken as 0" in section
+    assert "grid 2" in section
+    assert "7 (0.02), 70 (0.02)" in section
+    assert "0.0% of the directions of Fourier space are seen by no particle" in section
+    order = [attributes["id"] for tag, attributes in reader.tags if tag in ("section", "figure")]
+    assert order.index("main-particles_examples") < order.index("consensus") < order.index("main-consensus_fsc")
+
+
+def test_sound_particles_and_left_out_ones_are_told():
+    report = {
+        "star": "a.star", "particles_in_file": 12, "assumed": [], "contrast": {"evidence": "contrast kept: white"},
+        "left_out": [{"row": 3, "image": "4@stack.mrcs", "reason": "all pixels are equal"}] * 7,
+    }  # fmt: skip
+    quantiles = {"5 %": 10_000.0, "95 %": 20_000.0}
+    counts = {"rows": 20, "images": 5, "half1": 3, "half2": 2}
+    optics = {"group": 1, "name": "", "particles": 5, "voltage": [200.0, 300.0], "spherical_aberration": 2.7}
+    optics |= {"amplitude_contrast": None, "pixel_size": 1.05, "image_size": None}
+    inspection = {"counts": counts, "optics": [optics], "suspicious": []}
+    inspection |= {"defocus": quantiles, "astigmatism": quantiles, "shift": quantiles}
+    found = particles_part(report | {"inspection": inspection})
+    assert found["lines"][0].startswith("a.star has 12 particles; 20 of 5 images are used and 7 left out.")
+    assert "a defocus of 1.00 to 2.00 µm" in found["lines"][1]
+    assert found["lines"][2] == "Contrast kept: white."
+    assert found["tables"][0]["rows"] == [[1, "", "5", "200 to 300", "2.7", "–", "1.05", "–"]]
+    assert found["tables"][1]["title"] == "Left out, the first 5 of 7"
+    assert found["remark"] == "No particle looks suspicious."
 
 
 def test_settings_are_flattened_to_dotted_keys():

@@ -1,6 +1,27 @@
 """What the page says of each figure: a title and one sentence in plain words."""
 
 CAPTIONS: dict[str, tuple[str, str]] = {
+    "particles_examples": (
+        "Particles beside the consensus",
+        "Where sign, CTF and poses are right, protein is white, the low-passed image looks like the expected one, the "
+        "corrected one like the projection, the first bar below is the longest and the second is near zero. A longer "
+        "third bar means shifts of the wrong sign, a longer fourth that the images were phase-flipped before.",
+    ),
+    "particles_defocus": (
+        "Defocus",
+        "Usual is a spread of about a micrometre between 0.3 and 3 µm, without stragglers, and an astigmatism of a few "
+        "hundred Å at most.",
+    ),
+    "particles_views": (
+        "Views",
+        "From where the particles are seen, in the map's frame. Best is one even colour; a molecule with symmetry may "
+        "fill a part of the sphere only, and a few bright spots on dark ground mean preferred orientations.",
+    ),
+    "particles_offsets": (
+        "Shifts",
+        "How far the particles are from the middle of their images. Usual is one cloud of a few pixels round the "
+        "middle; points beyond the dashed circle are most likely misaligned.",
+    ),
     "consensus_fsc": (
         "Resolution of the consensus",
         "How far two independent halves of the particles give the same average map; below 0.143 it is mostly noise.",

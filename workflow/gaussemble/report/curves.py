@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gaussemble.io.files import read_csv
-from gaussemble.report.results import cluster_count
+from gaussemble.report.results import cluster_count, main_curve
 from gaussemble.report.style import (
     INK,
     LINE,
@@ -26,13 +26,13 @@ from gaussemble.report.style import (
 FSC_COLUMNS = ["frequency", "fsc", "fsc_masked"]
 
 
-def fsc_figure(curves: dict[str, pd.DataFrame], column: str, colors: list, threshold: float = 0.143) -> Figure:
-    """Several curves of one kind on one pair of axes; the legend says where each crosses the threshold."""
+def fsc_figure(curves: dict[str, pd.DataFrame], colors: list, threshold: float = 0.143) -> Figure:
+    """Several half-map curves on one pair of axes; the legend says where each crosses the threshold."""
     figure = new_figure()
     axes = figure.subplots()
     for (label, curve), color in zip(curves.items(), colors, strict=True):
-        draw_fsc(axes, curve, column, label, threshold, color=color)
-    correlation_axis(axes, min(float(np.min(curve[column])) for curve in curves.values()))
+        draw_fsc(axes, curve, main_curve(curve), label, threshold, color=color)
+    correlation_axis(axes, min(float(np.min(curve[main_curve(curve)])) for curve in curves.values()))
     resolution_axis(axes, max(float(np.max(curve["frequency"])) for curve in curves.values()))
     axes.legend(title=f"crosses {threshold:g} at", alignment="left", title_fontsize=9)
     return figure
@@ -44,10 +44,16 @@ def stacked(curves: dict[str, pd.DataFrame], name: str) -> pd.DataFrame:
 
 
 def consensus_fsc(results: Path, analysis: str) -> Drawing:
-    """Half-map FSC of the consensus of all particles and of each half."""
+    """Half-map FSC of the consensus of all particles and of each half, and how the mask changes that of all."""
     curves = {split: read_csv(results / split / "consensus" / "fsc.csv", FSC_COLUMNS) for split in SPLITS}
-    figure = fsc_figure(curves, "fsc_masked", list(SPLITS.values()))
-    draw_fsc(figure.axes[0], curves["full"], "fsc", "full, unmasked", color=PALE, linewidth=1.2, zorder=1)
+    figure = fsc_figure(curves, list(SPLITS.values()))
+    thin = {"color": PALE, "linewidth": 1.1, "zorder": 1}
+    whole = curves["full"]
+    draw_fsc(figure.axes[0], whole, "fsc", "full, unmasked", **thin)
+    if main_curve(whole) != "fsc_masked":
+        draw_fsc(figure.axes[0], whole, "fsc_masked", "full, masked, not corrected", linestyle=(0, (5, 2)), **thin)
+        random = {"label": "full, masked, phases randomised", "linestyle": (0, (1, 1.5))}
+        figure.axes[0].plot(whole["frequency"][1:], whole["fsc_randomised"][1:], **random, **thin)
     figure.axes[0].legend(title="crosses 0.143 at", alignment="left", title_fontsize=9)
     return Drawing(figure, stacked(curves, "split"))
 
@@ -73,7 +79,7 @@ def cluster_fsc(results: Path, analysis: str) -> Drawing:
         f"cluster {number}": read_csv(folder / "volumes" / f"cluster_{number}" / "fsc.csv", FSC_COLUMNS)
         for number in range(1, count + 1)
     }
-    return Drawing(fsc_figure(curves, "fsc_masked", cluster_colors(count)), stacked(curves, "cluster"))
+    return Drawing(fsc_figure(curves, cluster_colors(count)), stacked(curves, "cluster"))
 
 
 def noise_spectrum(results: Path, analysis: str) -> Drawing:

@@ -1,6 +1,7 @@
-"""Every figure alone: PNG, SVG and the CSV of what it shows. One small function a figure; nothing is computed anew.
+"""Every figure alone: PNG, SVG and the CSV of what it shows. One small function a figure.
 
-Drawing takes a second and reads only files that the stages wrote; no figure ever starts a stage.
+Drawing takes a second or two and reads only files that the stages wrote; no figure ever starts a stage. Nothing is
+computed anew but by `particles_examples`, which holds images against projections of the consensus.
 """
 
 import difflib
@@ -14,10 +15,14 @@ from pydantic import Field
 from gaussemble.errors import InputError
 from gaussemble.io.files import write_csv, written
 from gaussemble.options import StageOptions
-from gaussemble.report import curves, densities, evidence, latents
+from gaussemble.report import curves, densities, evidence, latents, particles
 from gaussemble.report.style import SETTINGS, Drawing
 
 FIGURES: dict[str, Callable[[Path, str], Drawing]] = {
+    "particles_examples": particles.particles_examples,
+    "particles_defocus": particles.particles_defocus,
+    "particles_views": particles.particles_views,
+    "particles_offsets": particles.particles_offsets,
     "consensus_fsc": curves.consensus_fsc,
     "consensus_slices": densities.consensus_slices,
     "noise_spectrum": curves.noise_spectrum,

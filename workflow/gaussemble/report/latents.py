@@ -122,7 +122,7 @@ def truth_latent(results: Path, analysis: str) -> Drawing:
     truth = read_csv(results / "simulated" / "truth.csv", ["particle"])
     known = [name for name in ("swing", "occupied") if name in truth]
     shown = [name for name in known if len(set(truth[name])) > 1] or known
-    table = table.merge(truth[["particle", *shown]], on="particle", validate="one_to_one")
+    table = table.merge(truth[["particle", *shown]], on="particle", validate="many_to_one")  # copies share it
     pair = ("pc1", "pc2" if "pc2" in table else shown[0])
     figure = new_figure(4.0 * len(shown), 3.9)
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(shown), sharex=True, sharey=True)), shown, strict=True):

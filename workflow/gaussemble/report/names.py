@@ -2,10 +2,14 @@
 
 A stage of the list that a run does not have (`models` without an atomic model, `simulate` and `truth` without a
 simulation) leaves its figures out. Every figure reads the split `full`; those of EVERY_SPLIT read `even` and `odd` too.
-Those of DATASET_FIGURES are the same for every analysis of a data set.
+Those of DATASET_FIGURES are the same for every analysis of a data set; first those of its particles.
 """
 
 FIGURES: dict[str, tuple[str, ...]] = {
+    "particles_examples": ("particles", "consensus"),
+    "particles_defocus": ("particles",),
+    "particles_views": ("particles",),
+    "particles_offsets": ("particles",),
     "consensus_fsc": ("consensus",),
     "consensus_slices": ("consensus",),
     "noise_spectrum": ("consensus",),
@@ -27,6 +31,10 @@ FIGURES: dict[str, tuple[str, ...]] = {
 }
 
 DATASET_FIGURES: tuple[str, ...] = (
+    "particles_examples",
+    "particles_defocus",
+    "particles_views",
+    "particles_offsets",
     "consensus_fsc",
     "consensus_slices",
     "noise_spectrum",

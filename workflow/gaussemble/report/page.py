@@ -14,6 +14,7 @@ h2 { font-size: 1.5rem; line-height: 1.25; margin: 3.2rem 0 1rem; padding-top: 1
   border-top: 1px solid var(--line); }
 h3 { font-size: 1.08rem; margin: 2.2rem 0 .4rem; }
 p { margin: .5rem 0; max-width: 42rem; }
+ul { margin: .5rem 0; padding-left: 1.3rem; max-width: 42rem; }
 a { color: var(--link); text-decoration-thickness: 1px; text-underline-offset: .18em; }
 .headline { font-size: clamp(1.35rem, 4.6vw, 1.9rem); line-height: 1.3; font-weight: 600; margin: .5rem 0 .6rem;
   max-width: 48rem; text-wrap: pretty; }
@@ -86,7 +87,8 @@ TEMPLATE = """<!doctype html>
 {% endfor %}</dl>
 <nav>
 {% for analysis in analyses %}{% for chapter in analysis.chapters %}<a href="#{{ chapter.id }}">{{ chapter.title }}</a>
-{% endfor %}{% endfor %}<a href="#consensus">Consensus</a> <a href="#settings">Settings</a>
+{% endfor %}{% endfor %}<a href="#particles">Particles</a>
+<a href="#consensus">Consensus</a> <a href="#settings">Settings</a>
 </nav>
 </header>
 <main>
@@ -98,6 +100,15 @@ TEMPLATE = """<!doctype html>
 {% for figure in chapter.figures %}{{ picture(figure) }}{% endfor %}
 </section>
 {% endfor %}{% endfor %}
+<section id="particles">
+<h2>Particles</h2>
+{% for line in particles.lines %}<p>{{ line }}</p>{% endfor %}
+{% if particles.assumed %}<p>On import:</p>
+<ul>{% for line in particles.assumed %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+{% for table in particles.tables %}<h3>{{ table.title }}</h3>{{ grid(table) }}{% endfor %}
+{% if particles.remark %}<p>{{ particles.remark }}</p>{% endif %}
+{% for figure in particles.figures %}{{ picture(figure) }}{% endfor %}
+</section>
 <section id="consensus">
 <h2>Consensus and Gaussians</h2>
 {% for figure in consensus %}{{ picture(figure) }}{% endfor %}

@@ -3,6 +3,7 @@
 import base64
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ from jinja2 import Environment, StrictUndefined
 from pydantic import Field
 
 from gaussemble.errors import InputError
-from gaussemble.io.files import read_csv, read_json, written
+from gaussemble.io.files import read_csv, read_json, read_npz, written
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
 from gaussemble.report.captions import CAPTIONS, CHAPTERS
 from gaussemble.report.names import DATASET_FIGURES, FIGURES
 from gaussemble.report.page import STYLE, TEMPLATE
-from gaussemble.report.results import crossing_text
+from gaussemble.report.results import crossing, crossing_text, main_curve
 
 OPTIONAL_STAGES = {"models": "an atomic model", "simulate": "simulated particles", "truth": "simulated particles"}
+MOST_ROWS, LISTED = 20, 5  # optics groups, and particles left out, in tables of the page
 SCREEN_SHARE = 0.6  # of a figure's pixels, as CSS pixels: figures are drawn for screens of twice the density
 
 
@@ -35,6 +37,10 @@ def report(*, results: Path, out: Path, options: Options) -> None:
     names = list(provenance["config"]["analyses"])
     absent: dict[str, str] = {}
     analyses = [analysis_part(results, name, absent) for name in names]
+    of_particles = [name for name in DATASET_FIGURES if "particles" in FIGURES[name]]
+    of_consensus = [name for name in DATASET_FIGURES if name not in of_particles]
+    particles = particles_part(read_json(results / "full" / "particles" / "report.json"))
+    particles["lines"].append(coverage_line(results, provenance["config"].get("consensus", {}).get("symmetry", "C1")))
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(TEMPLATE)
     text = page.render(
         title=options.title or f"{results.resolve().name}: heterogeneity report",
@@ -42,7 +48,8 @@ def report(*, results: Path, out: Path, options: Options) -> None:
         analyses=[each | {"summary": units_kept(each["summary"])} for each in analyses],
         caution=analyses[0]["caution"],
         numbers=dataset_numbers(results, names),
-        consensus=figures_of(results, names[0], DATASET_FIGURES, absent),
+        particles=particles | {"figures": figures_of(results, names[0], of_particles, absent)},
+        consensus=figures_of(results, names[0], of_consensus, absent),
         provenance=provenance_part(provenance),
         absent=[f"{title} ({reason})" for title, reason in absent.items()],
     )
@@ -56,7 +63,7 @@ def report(*, results: Path, out: Path, options: Options) -> None:
 # ---- figures
 
 
-def figures_of(results: Path, analysis: str, names: tuple[str, ...], absent: dict[str, str]) -> list[dict[str, Any]]:
+def figures_of(results: Path, analysis: str, names: Sequence[str], absent: dict[str, str]) -> list[dict[str, Any]]:
     """Some figures with their captions and pixels; those of stages that this run does not have go to `absent`."""
     found = []
     for name in names:
@@ -120,7 +127,7 @@ def cluster_table(folder: Path) -> dict[str, Any]:
     rows = []
     for number, count in counts.items():
         fsc = read_csv(folder / "volumes" / f"cluster_{number}" / "fsc.csv", ["frequency", "fsc_masked"])
-        limits = [crossing_text(fsc["frequency"], fsc["fsc_masked"], at) for at in (0.143, 0.5)]
+        limits = [crossing_text(fsc["frequency"], fsc[main_curve(fsc)], at) for at in (0.143, 0.5)]
         share = count / counts.sum()
         rows.append([number, f"{count:,}", percent(share, np.sqrt(share * (1 - share) / counts.sum())), *limits])
     return table(["cluster", "particles", "share", "Å at FSC 0.143", "Å at FSC 0.5"], rows, "nnnnn")
@@ -188,6 +195,104 @@ def truth_table(scores: dict[str, Any]) -> dict[str, Any]:
     return table(columns, rows, "nnnn")
 
 
+# ---- the particles
+
+
+def particles_part(report: dict[str, Any]) -> dict[str, Any]:
+    """Lines and tables of what the stage particles found in the full set, from its report.json."""
+    found = report["inspection"]
+    tables = [optics_table(found["optics"])]
+    if report["left_out"]:
+        tables.append(left_out_table(report["left_out"]))
+    if found["suspicious"]:
+        tables.append(suspicion_table(found["suspicious"]))
+    remark = "" if found["suspicious"] else "No particle looks suspicious."
+    return {"lines": count_lines(report), "assumed": report["assumed"], "tables": tables, "remark": remark}
+
+
+def count_lines(report: dict[str, Any]) -> list[str]:
+    """How many particles there are, and their usual defocus and shift."""
+    found, left_out = report["inspection"], len(report["left_out"])
+    counts = found["counts"]
+    copies = f" of {counts['images']:,} images" if counts["images"] < counts["rows"] else ""
+    lines = [
+        f"{report['star']} has {report['particles_in_file']:,} particles; {counts['rows']:,}{copies} are used and "
+        f"{left_out or 'none'} left out. The half-maps are of {counts['half1']:,} and {counts['half2']:,} images."
+    ]
+    usual = f"a shift of {middle(found['shift'], 'Å')}"
+    if found["defocus"]:
+        defocus, astigmatism = middle(found["defocus"], "µm"), middle(found["astigmatism"], "Å")
+        usual = f"a defocus of {defocus}, an astigmatism of {astigmatism}, {usual}"
+    lines.append(f"Nine tenths of them have {usual}.")
+    if "contrast" in report:
+        lines.append(sentence(report["contrast"]["evidence"]))
+    return lines
+
+
+def coverage_line(results: Path, symmetry: str) -> str:
+    """How evenly the views fill Fourier space at the consensus resolution."""
+    import torch  # here, because nothing else on the page needs it
+
+    from gaussemble.physics.coverage import coverage
+
+    arrays = read_npz(results / "full" / "particles" / "particles.npz", "the particles of an image store")
+    fsc = read_csv(results / "full" / "consensus" / "fsc.csv", ["frequency"])
+    limit = crossing(fsc["frequency"], fsc[main_curve(fsc)], 0.143)
+    shell = float(arrays["box"] * arrays["pixel_size"]) / limit
+    found = coverage(torch.from_numpy(arrays["rotation"]), shell, symmetry)
+    return (
+        f"At {limit:.1f} Å {found.unseen:.1%} of the directions of Fourier space are seen by no particle; the sampling "
+        f"efficiency is {found.efficiency:.2f} (1: even views, 0.81: side views alone)."
+    )
+
+
+def sentence(text: str) -> str:
+    """With a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}".rstrip(".") + "."
+
+
+def middle(quantiles: dict[str, float], unit: str) -> str:
+    """From the 5th to the 95th hundredth of what is in Å."""
+    scale, form = (1e4, ".2f") if unit == "µm" else (1, ".0f")
+    return f"{quantiles['5 %'] / scale:{form}} to {quantiles['95 %'] / scale:{form}} {unit}"
+
+
+def optics_table(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """The optics groups, at most twenty of them."""
+    heads = ["group", "name", "particles", "kV", "Cs, mm", "amplitude contrast", "pixel, Å", "image, pixels"]
+    keys = ["voltage", "spherical_aberration", "amplitude_contrast", "pixel_size", "image_size"]
+    rows = [
+        [group["group"], group["name"], f"{group['particles']:,}", *(plain(group[key]) for key in keys)]
+        for group in groups[:MOST_ROWS]
+    ]
+    more = f"; {len(groups) - MOST_ROWS} more are in report.json" if len(groups) > MOST_ROWS else ""
+    return table(heads, rows, "n nnnnnn", f"Optics groups{more}")
+
+
+def plain(value: float | list[float] | None) -> str:
+    """A number, a range of them, or a dash."""
+    if isinstance(value, list):
+        return " to ".join(f"{each:g}" for each in value)
+    return "–" if value is None else f"{value:g}"
+
+
+def suspicion_table(suspicious: list[dict[str, Any]]) -> dict[str, Any]:
+    """What looks wrong, in how many particles, and the first three of them."""
+    rows = []
+    for each in suspicious:
+        named = [f"{row['row']} ({row['value']:g} {each['unit']}".rstrip() + ")" for row in each["rows"][:3]]
+        more = ", …" if each["count"] > len(named) and named else ""
+        rows.append([each["what"], f"{each['count']:,}", ", ".join(named) + more])
+    return table(["what", "particles", "rows of the file from 0 (and value)"], rows, "rn", "Suspicious particles")
+
+
+def left_out_table(left_out: list[dict[str, Any]]) -> dict[str, Any]:
+    """The first particles that were left out."""
+    rows = [[each["row"], each["image"], each["reason"]] for each in left_out[:LISTED]]
+    more = f", the first {LISTED} of {len(left_out):,}" if len(left_out) > LISTED else ""
+    return table(["row", "image", "reason"], rows, "n r", f"Left out{more}")
+
+
 # ---- the data set and how it was made
 
 
@@ -200,7 +305,7 @@ def dataset_numbers(results: Path, analyses: list[str]) -> list[dict[str, str]]:
     numbers = {
         "particles": f"{particles['particles']:,}",
         "box and pixel": f"{particles['box']} × {particles['pixel_size']:.3g} Å",
-        "consensus resolution": crossing_text(fsc["frequency"], fsc["fsc_masked"], 0.143) + " Å",
+        "consensus resolution": crossing_text(fsc["frequency"], fsc[main_curve(fsc)], 0.143) + " Å",
         "Gaussians": f"{gaussians:,}",
     }
     if particles["left_out"]:

@@ -112,6 +112,11 @@ def crossing_text(frequency: Any, curve: Any, threshold: float) -> str:
     return f"{beyond}{crossing(frequency, curve, threshold):.1f}"
 
 
+def main_curve(table: pd.DataFrame) -> str:
+    """The column of fsc.csv that gives the resolution: without what the mask adds, where that was measured."""
+    return "fsc_corrected" if "fsc_corrected" in table else "fsc_masked"
+
+
 def cluster_count(folder: Path) -> int:
     """Number of clusters of an analysis (of one split)."""
     return int(np.max(read_csv(folder / "latent" / "clusters.csv", ["cluster"])["cluster"]))
@@ -127,7 +132,10 @@ def trajectories(folder: Path) -> dict[str, pd.DataFrame]:
 
 def embedding(folder: Path, most: int = 20_000) -> tuple[pd.DataFrame, int]:
     """Embedding and cluster of each particle, at most `most` of them drawn at random, and how many there are."""
-    table = read_csv(folder / "latent" / "embedding.csv", ["particle", "pc1"])
-    clusters = read_csv(folder / "latent" / "clusters.csv", ["particle", "cluster"])
-    table = table.merge(clusters, on="particle", validate="one_to_one")
+    paths = [folder / "latent" / name for name in ("embedding.csv", "clusters.csv")]
+    table = read_csv(paths[0], ["particle", "pc1"])
+    clusters = read_csv(paths[1], ["particle", "cluster"])
+    if not np.array_equal(table["particle"], clusters["particle"]):  # not merged: copies of a particle share its number
+        raise InputError(f"{paths[1]}: the column particle is not that of {paths[0]}; run the stage latent again")
+    table["cluster"] = clusters["cluster"]
     return (table.sample(most, random_state=0) if len(table) > most else table), len(table)
