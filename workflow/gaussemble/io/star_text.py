@@ -14,7 +14,7 @@ import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -161,7 +161,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, list[bytes]]]:
                 yield number, tokens[0] if not special else line.split(None, 1)[0], tokens
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _opened(path: Path) -> BufferedIOBase:
     """The file, or what it holds where it is compressed."""
     with path.open("rb") as file:
         packing = packing_of(file.read(4))
