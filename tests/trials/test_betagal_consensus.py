@@ -5,6 +5,7 @@ beta-galactosidase: the poses, shifts and CTFs are those of EMPIAR-10017 and the
 """
 
 import gzip
+from typing import Literal
 
 import pandas as pd
 import pytest
@@ -92,12 +93,11 @@ def test_ribosome_tilt_images_give_a_ribosome_sized_body(shared_data, tmp_path):
 def aspire(shared_data, tmp_path):
     """Imports the 17 real ribosome images of ASPIRE's tutorial at 2.7 Å/pixel, as they are or inverted."""
 
-    def importing(invert: bool = False):
+    def importing(contrast: Literal["white", "black"] = "white"):
         star = shared_data / "particles/aspire/sample_relion_data.star"
-        folder = tmp_path / f"particles_{invert}"
-        particles(
-            star=star, out=folder, split="full", datadir=star.parent, options=ParticleOptions(box=100, invert=invert)
-        )
+        folder = tmp_path / f"particles_{contrast}"
+        import_ = ParticleOptions(box=100, contrast=contrast)
+        particles(star=star, out=folder, split="full", datadir=star.parent, options=import_)
         return folder
 
     return importing
@@ -120,6 +120,6 @@ def test_seventeen_images_give_a_body_in_the_middle(aspire, tmp_path):
 
 def test_seventeen_inverted_images_are_refused(aspire, tmp_path, capsys):
     with pytest.raises(InputError, match="no mask can be made"):
-        consensus(particles=aspire(invert=True), out=tmp_path / "out", options=Options())
-    assert "contrast looks inverted: set particles.invert" in capsys.readouterr().err
+        consensus(particles=aspire("black"), out=tmp_path / "out", options=Options())
+    assert "contrast looks inverted: set particles.contrast" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

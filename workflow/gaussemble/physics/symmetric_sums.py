@@ -10,13 +10,13 @@ from typing import no_type_check
 
 import numpy as np
 import torch
-from numba import njit
 
 from gaussemble.physics.backprojection import Sums, in_threads, with_mates
+from gaussemble.physics.loops import compiled
 from gaussemble.physics.symmetry import operators
 
 
-@njit(nogil=True)
+@compiled
 @no_type_check
 def _gather(cells, turned, operators, depth, limit):
     """Fill a depth of `turned`: the sum over S of the cells at S k, |k|² < limit; `cells` have both mates of x = 0."""

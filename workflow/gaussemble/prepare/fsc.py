@@ -9,7 +9,7 @@ from torch import Tensor
 from gaussemble.physics.masks import corrected_correlation, masked_correlation
 from gaussemble.physics.rings import resolution, ring_frequencies, shell_correlation
 
-SEED = 0  # of the random phases
+SEED = 20130815  # of the random phases; not one that data are simulated with
 
 
 def fsc_table(
