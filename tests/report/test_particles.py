@@ -7,21 +7,23 @@ import pandas as pd
 import pytest
 import torch
 
+from gaussemble.io.mrc import write_map
 from gaussemble.physics.ctf import evaluate
 from gaussemble.physics.fourier import to_fourier, to_real
 from gaussemble.physics.projection import mixture_to_map, project, shift_phases
+from gaussemble.quantities import Map
 from gaussemble.report import particles as figures
 from gaussemble.report.matching import (
     AS_GIVEN,
     Sample,
-    coarse_sample,
     compare,
     correlation,
     pictures,
     without_spherical_mean,
 )
 from made_results import BOX, PIXEL, make_particles
-from made_store import lopsided
+from made_store import PIXEL as STORE_PIXEL
+from made_store import lopsided, make_store
 from made_store import make_particles as random_particles
 
 COUNT = 200
@@ -104,11 +106,20 @@ def test_pictures_put_the_particle_where_the_image_has_it(sample):
         assert (correlation(moved, projection) < alike).float().mean() > 0.95
 
 
-def test_a_coarse_sample_shows_the_same(sample):
-    coarse = coarse_sample(sample, 24)
-    assert coarse.pixel_size == pytest.approx(BOX * PIXEL / 24)
-    assert compared(coarse)[AS_GIVEN] == pytest.approx(compared(sample)[AS_GIVEN], rel=0.3)
-    assert compared(coarse)[AS_GIVEN] > compared(sample)[AS_GIVEN]  # less noise, the same signal
+def test_a_sample_is_read_with_the_other_half_map_at_any_box(generator, tmp_path):
+    """A smaller box has less noise and the same signal; half a pixel between images and maps would cost a third."""
+    folder = tmp_path / "full"
+    make_store(folder / "particles", generator, COUNT, SNR, absent=torch.zeros(COUNT, dtype=torch.bool))
+    frame = Map(mixture_to_map(lopsided(), BOX, STORE_PIXEL), STORE_PIXEL)
+    for name, voxels in {"half1": frame.voxels, "half2": frame.voxels, "mask": torch.ones(BOX, BOX, BOX)}.items():
+        write_map(folder / "consensus" / f"{name}.mrc", frame.with_voxels(voxels))
+    rows, which = np.arange(COUNT)[::-1].copy(), np.arange(COUNT) % 2
+    found = {box: compared(figures.read_sample(tmp_path, rows, ["half1", "half2"], which, box)) for box in (32, 25, 24)}
+    right = pd.Series({box: values[AS_GIVEN] for box, values in found.items()})
+    assert right[32] > 0.3
+    assert right[25] > right[32]
+    assert right[24] == pytest.approx(right[25], rel=0.1)
+    assert all(values.idxmax() == AS_GIVEN for values in found.values())
 
 
 def test_the_spherical_mean_is_taken_away(generator):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gaussemble.physics.backprojection import project_map
 from gaussemble.physics.ctf import evaluate
-from gaussemble.physics.fourier import fourier_crop, frequencies, resample_3d, to_fourier, to_real
+from gaussemble.physics.fourier import frequencies, to_fourier, to_real
 from gaussemble.physics.projection import shift_phases
 from gaussemble.physics.rings import ring_index
 from gaussemble.quantities import Particles
@@ -54,15 +54,6 @@ class Sample:
             if mine.any():
                 found[mine] = project_map(voxels, rotation[mine])
         return found
-
-
-def coarse_sample(sample: Sample, box: int) -> Sample:
-    """The same on a smaller box of larger pixels over the same field of view."""
-    if box == sample.box:
-        return sample
-    pixel_size = sample.box * sample.pixel_size / box
-    maps = torch.stack([resample_3d(voxels, sample.pixel_size, box, pixel_size) for voxels in sample.maps])
-    return replace(sample, images=fourier_crop(sample.images, box), maps=maps, pixel_size=pixel_size)
 
 
 def low_pass(

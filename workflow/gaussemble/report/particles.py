@@ -30,8 +30,9 @@ from gaussemble.report.style import (
 BINS = 50
 NO_CTF = "the images are taken without a CTF (option particles.ctf)"
 EXAMPLES, COMPARED = 6, 500  # particles shown, and those over which correlations are averaged
-PICTURE = 20.0  # Å, to which pictures are low-passed
+PICTURE = 30.0  # Å, to which pictures are low-passed
 FINEST, LARGEST_BOX = 6.0, 120  # Å and pixels of the comparison: a second's work
+BLOCK = 64  # images in memory at a time
 ROWS = {
     "stored": "stored",
     "image": "low-passed\nto {:.0f} Å",
@@ -183,21 +184,26 @@ def example_rows(known: dict[str, np.ndarray]) -> Int[np.ndarray, " example"]:
     return order[((np.arange(count) + 0.5) / count * len(order)).astype(np.int64)]
 
 
-def read_sample(results: Path, rows: np.ndarray, maps: list[str], which: np.ndarray) -> Any:
-    """Rows of the store with maps of the consensus, those inside the mask, on a grid for `report.matching`."""
+def read_sample(results: Path, rows: np.ndarray, maps: list[str], which: np.ndarray, box: int) -> Any:
+    """Rows of the store with maps of the consensus, those inside the mask, for `report.matching`.
+
+    On a smaller `box` over the same field of view; what is larger is read piece by piece.
+    """
     import torch  # here, because only this figure needs the images
 
     from gaussemble.io.store import open_store
+    from gaussemble.physics.fourier import fourier_crop, resample_3d
     from gaussemble.report.matching import Sample
 
     store = open_store(results / "full" / "particles")
+    index, pixel_size = torch.from_numpy(np.asarray(rows)), store.pixel_size * store.box / box
     mask = read_density(results / "full" / "consensus" / "mask.mrc").voxels
-    voxels = [read_density(results / "full" / "consensus" / f"{name}.mrc").voxels * mask for name in maps]
-    index = torch.from_numpy(np.asarray(rows))
-    return Sample(
-        store.read(index), store.particles[index], torch.from_numpy(np.stack(voxels)), torch.from_numpy(which),
-        store.pixel_size,
-    )  # fmt: skip
+    voxels = []
+    for name in maps:
+        fine = torch.from_numpy(read_density(results / "full" / "consensus" / f"{name}.mrc").voxels * mask)
+        voxels.append(resample_3d(fine, store.pixel_size, box, pixel_size) if box < store.box else fine)
+    images = torch.cat([fourier_crop(store.read(block), box) for block in index.split(BLOCK)])
+    return Sample(images, store.particles[index], torch.stack(voxels), torch.from_numpy(which), pixel_size)
 
 
 def compared_to(results: Path) -> float:
@@ -212,13 +218,14 @@ def example_pictures(
     results: Path, known: dict[str, np.ndarray], low_pass: float
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(image, y, x) of each row of the figure for the example particles, and how image and expectation correlate."""
+    from gaussemble.io.store import open_store
     from gaussemble.physics.fourier import band_box, to_fourier
-    from gaussemble.report.matching import coarse_sample, correlation, pictures
+    from gaussemble.report.matching import correlation, pictures
 
-    rows = example_rows(known)
-    sample = read_sample(results, known["row"][rows], ["map"], np.zeros(len(rows), np.int64))
-    stored = sample.images.numpy()
-    shown = pictures(coarse_sample(sample, band_box(sample.box, sample.pixel_size, low_pass / 2)), low_pass)
+    rows = known["row"][example_rows(known)]
+    box = band_box(int(known["box"]), float(known["pixel_size"]), low_pass / 2)
+    shown = pictures(read_sample(results, rows, ["map"], np.zeros(len(rows), np.int64), box), low_pass)
+    stored = open_store(results / "full" / "particles").read(rows).numpy()
     values = correlation(to_fourier(shown["image"]), to_fourier(shown["expectation"])).numpy()
     step = -(-stored.shape[-1] // LARGEST_PANEL)
     raw = np.stack([binned(image, step) for image in stored])
@@ -227,14 +234,14 @@ def example_pictures(
 
 def comparison_table(results: Path, known: dict[str, np.ndarray], resolution: float) -> pd.DataFrame:
     """`matching.compare` of particles at random, each with the half-map that was made without it."""
-    from gaussemble.report.matching import coarse_sample, compare
+    from gaussemble.report.matching import compare
 
     count = len(known["row"])
     chosen = np.sort(np.random.default_rng(0).choice(count, min(COMPARED, count), replace=False))
     other = 1 - known["half"][chosen].astype(np.int64)
-    sample = read_sample(results, known["row"][chosen], ["half1", "half2"], other)
-    box = min(sample.box, 2 * (int(sample.box * sample.pixel_size / resolution) + 1))
-    return compare(coarse_sample(sample, box)).assign(particles=len(chosen))
+    box = min(int(known["box"]), 2 * (int(float(known["box"] * known["pixel_size"]) / resolution) + 1))
+    sample = read_sample(results, known["row"][chosen], ["half1", "half2"], other, box)
+    return compare(sample).assign(particles=len(chosen))
 
 
 def particles_examples(results: Path, analysis: str) -> Drawing:
@@ -282,7 +289,9 @@ def bars(figure: Any, table: pd.DataFrame, resolution: float) -> None:
     axes.barh(place, table["correlation"], xerr=2 * table["error"], color=colors, height=0.7, error_kw=style)
     right = np.maximum(table["correlation"], 0) + 2 * table["error"].to_numpy()
     for y, x, value in zip(place, right, table["correlation"], strict=True):
-        axes.annotate(f"{value:.3f}", (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+        axes.annotate(
+            f"{round(value, 3) + 0.0:.3f}", (x, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
+        )
     axes.set_xlim(right=1.12 * float(np.max(right)))
     axes.axvline(0, color=PALE, linewidth=0.8)
     axes.set_yticks(place, list(table["comparison"]))
