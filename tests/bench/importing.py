@@ -63,7 +63,7 @@ def measured(what: str, folder: Path, size: int, box: int) -> dict[str, float]:
         from gaussemble.prepare.particles import Options, particles
 
         options = Options(box=box, contrast=what)  # type: ignore[arg-type]
-        sys.stderr = Path(os.devnull).open("w")
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
         start = time.perf_counter()
         particles(star=folder / "in.star", out=folder / "out", split="full", options=options)
     seconds = time.perf_counter() - start

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
@@ -101,26 +100,34 @@ def read_stack_header(path: Path) -> Stack:
     Raises:
         InputError: no such file, not MRC, complex, or shorter than its header says.
     """
+    return _read_header(path)[0]
+
+
+def _read_header(path: Path) -> tuple[Stack, np.void]:
+    """The images or sections of a file, and its whole header."""
     start, size, packing = _start(path)
     if len(start) < HEADER_DTYPE.itemsize:
         raise InputError(
             f"{path}: cannot be read as MRC ({len(start)} bytes, a header has {HEADER_DTYPE.itemsize}); copy it again"
         )
-    stamped = ">" if start[212:214] == b"\x11\x11" else "<"
-    described = [_described(path, start, order, packing) for order in (stamped, "<" if stamped == ">" else ">")]
-    stack = next((one for one in described if one and _end(one) <= size), described[0] or described[1])
-    if stack is None:
-        mode, *shape = np.frombuffer(start[:16], f"{stamped}i4")[::-1].tolist()
+    orders = "><" if start[212:214] == b"\x11\x11" else "<>"
+    headers = [np.frombuffer(start, HEADERS[order])[0] for order in orders]
+    described = [_described(path, header, order, packing) for header, order in zip(headers, orders, strict=True)]
+    sound = [(one, header) for one, header in zip(described, headers, strict=True) if one is not None]
+    if not sound:
+        shape = tuple(int(headers[0][name]) for name in ("nz", "ny", "nx"))
         raise InputError(
-            f"{path}: MRC mode {mode}, {tuple(shape)} pixels; expected real images of mode 0, 1, 2, 6 or 12"
+            f"{path}: MRC mode {int(headers[0]['mode'])}, {shape} pixels; expected real images or a map of mode 0, 1, "
+            "2, 6 or 12"
         )
+    stack, header = next((pair for pair in sound if _end(pair[0]) <= size), sound[0])
     if _end(stack) > size:
         images, height, width = stack.shape
         raise InputError(
             f"{path}: {_end(stack) - size} bytes short of the {images} images of {width} x {height} pixels that its "
             "header promises; copy the file again"
         )
-    return stack
+    return stack, header
 
 
 def _start(path: Path) -> tuple[bytes, int, str | None]:
@@ -138,9 +145,8 @@ def _start(path: Path) -> tuple[bytes, int, str | None]:
     return read_start(path, packing, HEADER_DTYPE.itemsize), sys.maxsize, packing
 
 
-def _described(path: Path, start: bytes, order: str, packing: str | None) -> Stack | None:
+def _described(path: Path, header: np.void, order: str, packing: str | None) -> Stack | None:
     """The stack by its header in one byte order; None where that makes no sense."""
-    header = np.frombuffer(start, HEADERS[order])[0]
     mode, shape = int(header["mode"]), (int(header["nz"]), int(header["ny"]), int(header["nx"]))
     if mode not in MODES or min(shape) < 1 or header["nsymbt"] < 0:
         return None
@@ -179,16 +185,11 @@ def read_map(path: Path, pixel_size: float | None = None) -> Map:
         InputError: no such file, not MRC, not cubic, voxels that are not cubes, no voxel size, values that are not
             finite.
     """
-    with _open(path) as file:
-        header, data = file.header, np.asarray(file.data)
-        if data.ndim == 0:
-            raise InputError(f"{path}: no density map, or shorter than its header says; copy the file again")
-        if data.ndim != 3 or np.iscomplexobj(data):
-            raise InputError(f"{path}: not a 3D density map (mode {int(header.mode)}, shape {data.shape})")
-        axes = _axes(path, header)
-        voxels = np.array(data.transpose([axes.index(axis) for axis in (3, 2, 1)]), np.float32)
-        size = _voxel_size(path, header, pixel_size)
-        origin = _origin(header, axes, size)
+    stack, header = _read_header(path)
+    axes = _axes(path, header)
+    size = _voxel_size(path, header, pixel_size)
+    origin = _origin(header, axes, size)
+    voxels = np.array(stack.open().transpose([axes.index(axis) for axis in (3, 2, 1)]), np.float32)
     if len(set(voxels.shape)) != 1:
         raise InputError(f"{path}: {' x '.join(map(str, voxels.shape[::-1]))} voxels; expected a cubic box, pad it")
     if not np.isfinite(voxels).all():
@@ -204,18 +205,6 @@ def write_map(path: Path, density: Map) -> None:
         header: Any = file.header
         header.origin.x, header.origin.y, header.origin.z = density.origin
         _sign(file)
-
-
-def _open(path: Path) -> Any:
-    """An open MRC file, however its header was written."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected an MRC file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on stamps, cell and file size: checked here where they matter
-            return mrcfile.open(path, permissive=True)
-    except (ValueError, OSError, EOFError, OverflowError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read as MRC ({error})") from error
 
 
 def _sign(file: Any) -> None:
@@ -236,7 +225,7 @@ def _pixel_sizes(header: Any) -> list[float]:
 
 def _axes(path: Path, header: Any) -> list[int]:
     """Which of x = 1, y = 2, z = 3 runs along sections, rows, columns; all zero means the usual order."""
-    axes = [int(header.maps), int(header.mapr), int(header.mapc)]
+    axes = [int(header["maps"]), int(header["mapr"]), int(header["mapc"])]
     if axes == [0, 0, 0]:
         return [3, 2, 1]
     if sorted(axes) != [1, 2, 3]:
@@ -246,7 +235,7 @@ def _axes(path: Path, header: Any) -> list[int]:
 
 def _voxel_size(path: Path, header: Any, given: float | None) -> float:
     """The edge of a cubic voxel in Å."""
-    angles = [float(header.cellb[name]) for name in ("alpha", "beta", "gamma")]
+    angles = [float(header["cellb"][name]) for name in ("alpha", "beta", "gamma")]
     if any(angles) and not np.allclose(angles, 90, atol=0.1):
         raise InputError(f"{path}: cell angles {angles}; expected 90 degrees (a map of single particles)")
     sizes = [size for size in _pixel_sizes(header) if size > 0]
@@ -263,8 +252,8 @@ def _voxel_size(path: Path, header: Any, given: float | None) -> float:
 
 def _origin(header: Any, axes: list[int], size: float) -> tuple[float, float, float]:
     """Å, (x, y, z) of voxel 0; start indices are stored along columns, rows, sections."""
-    origin = [float(header.origin[axis]) for axis in "xyz"]
+    origin = [float(header["origin"][axis]) for axis in "xyz"]
     if not any(origin):
-        start = [int(header.nzstart), int(header.nystart), int(header.nxstart)]
+        start = [int(header["nzstart"]), int(header["nystart"]), int(header["nxstart"])]
         origin = [start[axes.index(axis)] * size for axis in (1, 2, 3)]
     return origin[0], origin[1], origin[2]

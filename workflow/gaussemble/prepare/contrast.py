@@ -10,25 +10,26 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import skew
+from scipy.stats import skew, ttest_1samp
 from torch import Tensor
 
 from gaussemble.io.mrc import read_map
-from gaussemble.physics.backprojection import divide, empty_sums, insert, project_map, weighted_slices
+from gaussemble.physics.backprojection import divide, empty_sums, insert, project_map, weighted_slices, wiener_snr
 from gaussemble.physics.ctf import evaluate
 from gaussemble.physics.fourier import resample_3d, to_fourier, to_real
 from gaussemble.physics.masks import low_pass, within_sphere
 from gaussemble.physics.projection import shift_phases
+from gaussemble.physics.rings import shell_correlation
 from gaussemble.quantities import Map, Particles
 
 SAMPLE = 2000  # particles at most
 COMPARED = 500  # of them with projections of a map
 COARSE_BOX = 48  # pixels to which they are cropped
 COARSE = 20.0  # Å, where contrast is judged
-STANDARD_ERRORS = 5.0  # of the mean correlation with a map's projections
-TAIL = 1.0  # skewness of a molecule's density, whatever the reconstruction
+CHANCE = 6e-7  # of a mean correlation with a map's projections: 5 standard errors, of few particles more
+TAIL = 1.0  # skewness of a molecule's density; of noise one in 500 has it
 SLIGHT_TAIL = 0.5  # the same where half-maps agree
-AGREEMENT = 0.5  # correlation of half-maps that agree
+LITTLE_AGREEMENT, AGREEMENT = 0.2, 0.5  # correlation of half-maps that is more than chance; of those that agree
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def sign_of(skewness: float, agreement: float) -> int:
         agreement: correlation of its half-maps.
     """
     needed = SLIGHT_TAIL if agreement > AGREEMENT else TAIL
-    return 0 if abs(skewness) < needed else 1 if skewness > 0 else -1
+    if abs(skewness) < needed or agreement < LITTLE_AGREEMENT:
+        return 0
+    return 1 if skewness > 0 else -1
 
 
 def contrast_sign(
@@ -88,18 +91,21 @@ def _by_skewness(images: Tensor, particles: Particles, pixel_size: float, half: 
         data, weights = weighted_slices(images[rows], particles[rows], pixel_size)
         insert(sums, data, weights, particles.rotation[rows], torch.stack([torch.arange(len(rows)), half[rows]], dim=1))
     sphere = torch.from_numpy(within_sphere(images.shape[-1]))
-    pair = torch.stack([coarse(Map(divide(sums, volume), pixel_size))[sphere] for volume in (0, 1)])
+    halves = [divide(sums, volume) for volume in (0, 1)]
+    pair = torch.stack([coarse(Map(voxels, pixel_size))[sphere] for voxels in halves])
     agreement = float(torch.corrcoef(pair)[0, 1].nan_to_num())
-    skewness = asymmetry(Map(divide(sums.merged([0, 1])), pixel_size))
+    filtered = divide(sums.merged([0, 1]), snr=wiener_snr(shell_correlation(*halves)))
+    skewness = asymmetry(Map(filtered, pixel_size))
     evidence = (
-        f"skewness of a coarse reconstruction of {len(images)} particles is {skewness:.2f} (bright molecules: above "
-        f"{TAIL:g}, or {SLIGHT_TAIL:g} where half-maps correlate by more than {AGREEMENT:g}: by {agreement:.2f})"
+        f"skewness of a coarse reconstruction of {len(images)} particles is {skewness:.2f}, half-maps correlate by "
+        f"{agreement:.2f} (bright molecules: above {TAIL:g} and {LITTLE_AGREEMENT:g}, or {SLIGHT_TAIL:g} and "
+        f"{AGREEMENT:g})"
     )
     return Contrast(sign_of(skewness, agreement), evidence)
 
 
 def _by_map(images: Tensor, particles: Particles, pixel_size: float, path: Path) -> Contrast:
-    """Mean correlation with the projections of a map, in units of its standard error."""
+    """Whether the mean correlation with the projections of a map can be chance (Student's t)."""
     given, box = read_map(path), images.shape[-1]
     voxels = resample_3d(given.voxels, given.pixel_size, box, pixel_size)
     smooth = coarse(Map(voxels, pixel_size)).float()
@@ -109,10 +115,10 @@ def _by_map(images: Tensor, particles: Particles, pixel_size: float, path: Path)
     pair = torch.stack([to_real(part, box).flatten(1) for part in (centred, expected)])
     pair = pair - pair.mean(dim=2, keepdim=True)
     each = (pair[0] * pair[1]).sum(1) / pair.square().sum(2).prod(0).sqrt().clamp(min=1e-30)
-    mean, error = float(each.mean()), float(each.std()) / len(each) ** 0.5
-    strength = mean / error if error > 0 else 0.0
+    chance = float(ttest_1samp(each.double().numpy(), 0)[1]) if len(each) > 1 else 1.0
+    mean = float(each.mean())
     evidence = (
-        f"mean correlation of {len(images)} images with projections of {path} is {mean:.3g}, {abs(strength):.1f} "
-        f"standard errors from 0 ({STANDARD_ERRORS:g} decide)"
+        f"mean correlation of {len(images)} images with projections of {path} is {mean:.3g}, by chance with "
+        f"probability {chance:.1g} ({CHANCE:g} decides)"
     )
-    return Contrast(0 if abs(strength) < STANDARD_ERRORS else 1 if mean > 0 else -1, evidence)
+    return Contrast(0 if not chance < CHANCE else 1 if mean > 0 else -1, evidence)
