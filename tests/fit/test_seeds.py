@@ -1,8 +1,5 @@
 """Seeds lie on the density, carry its mass, and fill what an atomic model leaves open."""
 
-import math
-from pathlib import Path
-
 import gemmi
 import numpy as np
 import pytest
@@ -10,51 +7,22 @@ import torch
 from scipy.spatial import KDTree
 
 from gaussemble.errors import InputError
-from gaussemble.fit.seeds import Options, cluster, derived_count, fit_score, seeds
+from gaussemble.fit.seeds import Options, cluster, derived_count, seeds
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import write_map
 from gaussemble.quantities import Map
-
-BOX, PIXEL, ORIGIN = 40, 3.0, (100.0, -20.0, 7.0)
-# a chair: distances and directions tell x, y, z and the hand apart (Å from the box's origin, voxel 20)
-BLOBS = np.array([[0, 0, 0], [24, 0, 0], [0, 15, 0], [0, 0, -33], [-12, -21, 9]], dtype=float)
-MASS = np.array([5.0, 4, 3, 2, 1])
-WIDTH = 4.5  # Å
-
-
-def blobs_map(center=BLOBS, mass=MASS, width: float = WIDTH) -> Map:
-    """Gaussians of given mass (sum over voxels), summed in real space from their formula."""
-    axis = (np.arange(BOX) - BOX // 2) * PIXEL
-    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
-    voxels = np.zeros((BOX, BOX, BOX))
-    for (cx, cy, cz), a in zip(center, mass, strict=True):
-        squared = (x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2
-        voxels += a * PIXEL**3 * np.exp(-squared / (2 * width**2)) / (2 * math.pi * width**2) ** 1.5
-    return Map(torch.from_numpy(voxels).float(), PIXEL, ORIGIN)
-
-
-def write_inputs(folder: Path, density: Map, mask: torch.Tensor | None = None) -> dict[str, Path]:
-    write_map(folder / "map.mrc", density)
-    write_map(folder / "mask.mrc", density.with_voxels(torch.ones_like(density.voxels) if mask is None else mask))
-    return {"map": folder / "map.mrc", "mask": folder / "mask.mrc", "out": folder / "seeds"}
-
-
-def write_model(path: Path, position: np.ndarray) -> Path:
-    """A carbon per position, each its own residue; positions from the box's origin, written in the map frame."""
-    frame = np.asarray(ORIGIN) + BOX // 2 * PIXEL
-    chain = gemmi.Chain("A")
-    for number, place in enumerate(position + frame, start=1):
-        atom, residue = gemmi.Atom(), gemmi.Residue()
-        atom.name, atom.element, atom.pos = "CA", gemmi.Element("C"), gemmi.Position(*place)
-        residue.name, residue.seqid = "ALA", gemmi.SeqId(number, " ")
-        residue.add_atom(atom)
-        chain.add_residue(residue)
-    model, structure = gemmi.Model(1), gemmi.Structure()
-    model.add_chain(chain)
-    structure.add_model(model)
-    structure.setup_entities()
-    structure.make_mmcif_document().write_file(str(path))
-    return path
+from made_blobs import (
+    BLOBS,
+    BOX,
+    MASS,
+    ORIGIN,
+    PIXEL,
+    WIDTH,
+    blobs_map,
+    chain_of_points,
+    write_inputs,
+    write_model,
+)
 
 
 def moments(center: np.ndarray, amplitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,12 +96,6 @@ def test_seed_decides(tmp_path):
     assert not torch.equal(found[0], found[2])
 
 
-def chain_of_points(count: int = 60) -> np.ndarray:
-    """A trace through the box that no shift maps onto itself, 3.8 Å from point to point."""
-    turn = np.linspace(0, 3.5 * np.pi, count)
-    return np.stack([18 * np.cos(turn), 12 * np.sin(turn) + 4, 1.1 * np.arange(count) - 30.0], 1)
-
-
 @pytest.fixture
 def fitted(tmp_path) -> tuple[dict, np.ndarray]:
     points = chain_of_points()
@@ -202,39 +164,6 @@ def test_one_width_if_given(fitted):
     paths, _ = fitted
     seeds(**paths, options=Options(resolution=10, width=3.25))
     assert torch.all(read_mixture(paths["out"] / "seeds.npz").width == 3.25)
-
-
-def test_score_tells_fitted_from_shifted():
-    points = chain_of_points()
-    density = blobs_map(points, np.full(len(points), 6.0), 3.0)
-    frame = density.center
-    assert fit_score(points + frame, density, 15.0, 0) > 10
-    for shift in ([15, 0, 0], [0, 15, 0], [-15, 0, 0]):
-        assert fit_score(points + frame + shift, density, 15.0, 0) < 1.5
-    assert fit_score((points + np.array([60, 0, 0])) + frame, density, 15.0, 0) <= 0.5
-    # axes in the wrong order
-    assert fit_score(points[:, ::-1] + frame, density, 15.0, 0) < 3
-
-
-def test_refuses_model_outside_the_box_or_on_nothing(fitted, tmp_path):
-    paths, points = fitted
-    outside = write_model(tmp_path / "outside.cif", points + np.array([50, 0, 0]))
-    with pytest.raises(InputError, match=r"model outside the map: \d+ of 60 atoms, the first in A/ALA 1 at"):
-        seeds(**paths, model=outside, options=Options(resolution=10))
-    aside = write_model(tmp_path / "aside.cif", points * [0.2, 0.2, 1] + [-40, 38, 0])
-    with pytest.raises(InputError, match="not fitted"):
-        seeds(**paths, model=aside, options=Options(resolution=10))
-    assert not paths["out"].exists()
-
-
-def test_doubtful_fit_is_told(fitted, tmp_path, capsys):
-    paths, points = fitted
-    seeds(
-        **paths, model=write_model(tmp_path / "near.cif", points + np.array([10, 0, 0])), options=Options(resolution=10)
-    )
-    told = capsys.readouterr().err
-    assert "fits the map with z = " in told
-    assert "WARNING" in told
 
 
 def test_refuses_other_grids_dark_maps_and_too_many(tmp_path):

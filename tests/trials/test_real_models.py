@@ -11,7 +11,8 @@ import torch
 from scipy.ndimage import binary_dilation, gaussian_filter, label
 
 from gaussemble.errors import InputError
-from gaussemble.fit.seeds import Options, check_fit, fit_score, seeds
+from gaussemble.fit.placement import check_fit, fit_score
+from gaussemble.fit.seeds import Options, seeds
 from gaussemble.io.atoms import Atoms, group_atoms, read_atoms, write_models
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map, write_map

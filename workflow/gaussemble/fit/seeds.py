@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64
 from pydantic import Field
-from scipy.ndimage import distance_transform_edt, label, map_coordinates
+from scipy.ndimage import distance_transform_edt, label
 from scipy.spatial import KDTree
 from sklearn.cluster import KMeans, kmeans_plusplus
 
 from gaussemble.errors import InputError
+from gaussemble.fit.placement import check_fit
 from gaussemble.io.atoms import Atoms, Beads, Grouping, gather, group_atoms, read_atoms
 from gaussemble.io.mixtures import write_mixture, write_pseudo_atoms
 from gaussemble.io.mrc import read_map
+from gaussemble.io.structures import Choice
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
 from gaussemble.quantities import Map, Mixture
@@ -27,19 +29,40 @@ from gaussemble.quantities import Map, Mixture
 BLUR = 0.225  # standard deviation of a point in a map, over its resolution: 1 / (pi sqrt 2)
 LEAST, MOST = 64, 4096  # bounds of the derived number of Gaussians
 PIXELS_PER_RESOLUTION = 3  # the derived resolution: particles are cropped so that Nyquist lies a little beyond it
-SHIFTS, SAMPLED_ATOMS = 200, 5000  # of the check that the model is fitted
-REFUSED, DOUBTED = 1.0, 3.0  # its z-scores; real fitted models score above 10, shifted by 15 Å or more below 0.7
 
 
 class Options(StageOptions):
     """Options of the stage `seeds`."""
 
-    atoms: Grouping = Field(default="residue", description="What one Gaussian stands for, given a model.")
+    atoms: Grouping = Field(
+        default="residue",
+        description="What one Gaussian stands for, given a model: an atom, a residue, or a residue at its C-alpha (P "
+        "in nucleic acids); ligands and glycans count as residues.",
+    )
+    selection: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The model's part to use, in gemmi's syntax with the file's names, such as A,B or A/220-334 "
+        "(null: all of it, without waters and hydrogens).",
+    )
+    model_number: int | None = Field(
+        default=None, description="Which of a file's several models to use, by its number (null: the first)."
+    )
+    assembly: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Name, in quotes, of a biological assembly that the model's file describes, to be made (null: the "
+        "model as it stands).",
+    )
+    ncs: bool = Field(
+        default=False, description="Make the strict NCS copies that the model's file describes but does not hold."
+    )
     count: int | None = Field(
         default=None,
         ge=1,
-        description="Number of Gaussians: of the model's part where there is a model (null: one per atom, residue or "
-        "C-alpha), else of all (null: two per cube of the resolution in the volume above the threshold, 64 to 4096).",
+        description="Number of Gaussians: of the model's part where there is a model, by k-means on its atoms (null: "
+        "one per atom, residue or C-alpha), else of all (null: two per cube of the resolution in the volume above the "
+        "threshold, 64 to 4096).",
     )
     resolution: float | None = Field(
         default=None, gt=0, description="Resolution in Å at which Gaussians are sized (null: three pixels)."
@@ -77,12 +100,13 @@ def seeds(*, map: Path, mask: Path, out: Path, model: Path | None = None, option
     refuse_other_box(map, density_map, mask, mask_map)
     resolution = options.resolution or PIXELS_PER_RESOLUTION * density_map.pixel_size
     density = density_inside(density_map, mask_map, resolution, options.threshold)
-    refuse_empty(map, density)
+    refuse_empty(map, mask, mask_map, density)
     if model is None:
+        refuse_choice(options)
         beads = seed_density(density, density_map.pixel_size, resolution, options)
         say(f"seeds: {len(beads)} Gaussians on {density.solid.sum()} voxels of density")
     else:
-        atoms = read_atoms(model)
+        atoms = read_atoms(model, Choice(options.model_number, options.selection, options.assembly, options.ncs))
         check_fit(model, map, atoms, density_map, resolution, options.seed)
         beads = seed_model(atoms, density, density_map.pixel_size, resolution, options)
     mixture = as_mixture(beads, density_map, options.width)
@@ -99,8 +123,17 @@ def refuse_other_box(map_path: Path, density: Map, mask_path: Path, mask: Map) -
         )
 
 
-def refuse_empty(path: Path, density: Density) -> None:
-    """Raise InputError where there is no positive density in the mask."""
+def refuse_choice(options: Options) -> None:
+    """Raise InputError where options say which part of a model to use, but there is none."""
+    given = [name for name in ("selection", "model_number", "assembly", "ncs") if getattr(options, name)]
+    if given:
+        raise InputError(f"options {', '.join(given)}: they choose a part of a model; give a model, or leave them out")
+
+
+def refuse_empty(path: Path, mask_path: Path, mask: Map, density: Density) -> None:
+    """Raise InputError where the mask is empty, or there is no positive density in it."""
+    if not (mask.voxels > 0).any():
+        raise InputError(f"{mask_path}: no voxel above 0; give a mask that is 1 at the molecule")
     if not density.solid.any() or density.value.sum() <= 0:
         raise InputError(
             f"{path}: the density inside the mask sums to {density.value.sum():.4g}, with {density.solid.sum()} voxels "
@@ -134,54 +167,6 @@ def derived_threshold(voxels: Float[np.ndarray, "z y x"], inside: Bool[np.ndarra
         return max(float(tenth), 0.0)
     deviation = 1.4826 * np.median(np.abs(solvent - np.median(solvent)))
     return max(float(tenth), float(3 * deviation), 0.0)
-
-
-def check_fit(model: Path, map_path: Path, atoms: Atoms, density: Map, resolution: float, seed: int) -> None:
-    """Raise InputError where the model leaves the box or does not lie on the density; warn where that is doubtful."""
-    refuse_outside(model, map_path, atoms, density)
-    score = fit_score(atoms.position, density, max(1.5 * resolution, 10.0), seed)
-    if score < REFUSED:
-        raise InputError(
-            f"{model}: not fitted in {map_path}: the map at its atoms is {score:.1f} sd above the map at "
-            "the same atoms shifted aside (fitted models: above 10); fit the model into the map first"
-        )
-    verdict = "" if score >= DOUBTED else " WARNING: this is low; look whether the model is fitted in this map"
-    say(f"seeds: {model} fits the map with z = {score:.1f}.{verdict}")
-
-
-def refuse_outside(model: Path, map_path: Path, atoms: Atoms, density: Map) -> None:
-    """Raise InputError where atoms lie outside the box."""
-    low = np.asarray(density.origin)
-    high = low + (density.box - 1) * density.pixel_size
-    outside = np.flatnonzero(((atoms.position < low) | (atoms.position > high)).any(1))
-    if len(outside) == 0:
-        return
-    residue = atoms.residue[outside[0]]
-    where = f"{atoms.chain[residue]}/{atoms.residue_name[residue]} {atoms.number[residue]}"
-    raise InputError(
-        f"{model}: model outside the map: {len(outside)} of {len(atoms)} atoms, the first in {where} at "
-        f"{_triple(atoms.position[outside[0]])} Å, while {map_path} reaches from {_triple(low)} to {_triple(high)} Å; "
-        "fit the model into this map, or check the map's origin"
-    )
-
-
-def fit_score(position: Float64[np.ndarray, "atom 3"], density: Map, distance: float, seed: int) -> float:
-    """How much better the atoms lie in the map than shifted by `distance` Å in random directions, as a z-score.
-
-    z = (m - mean m') / sd m', where m is the mean map value at the atoms and m' that after each shift.
-    """
-    random = np.random.default_rng(seed)
-    sample = random.permutation(len(position))[:SAMPLED_ATOMS]
-    direction = random.normal(size=(SHIFTS, 3))
-    shift = distance * direction / np.linalg.norm(direction, axis=1, keepdims=True)
-    index_zyx = ((position[sample] - np.asarray(density.origin)) / density.pixel_size)[:, ::-1]
-    voxels = density.voxels.numpy()
-    in_place, *shifted = (
-        map_coordinates(voxels, (index_zyx + offset).T, order=1).mean()
-        for offset in [np.zeros(3), *(shift / density.pixel_size)]
-    )
-    gain = in_place - np.mean(shifted)
-    return float(gain / max(np.std(shifted), 1e-6 * np.abs(voxels).max(), 1e-30))
 
 
 def seed_density(density: Density, pixel_size: float, resolution: float, options: Options) -> Beads:
@@ -228,10 +213,11 @@ def seed_model(atoms: Atoms, density: Density, pixel_size: float, resolution: fl
 
 
 def model_beads(atoms: Atoms, grouping: Grouping, count: int | None, seed: int) -> Beads:
-    """The model's beads, or `count` clusters of its atoms where that is fewer."""
-    beads = group_atoms(atoms, grouping)
-    if count is None or count >= len(beads):
-        return beads
+    """The model's beads, or `count` clusters of its atoms; raises InputError where it has fewer atoms."""
+    if count is None:
+        return group_atoms(atoms, grouping)
+    if count > len(atoms):
+        raise InputError(f"option count, {count}, is more than the model's {len(atoms)} atoms; lower it")
     return cluster(atoms.position, atoms.electrons, count, seed)
 
 
@@ -299,7 +285,3 @@ def _joined(first: Beads, second: Beads) -> Beads:
         np.concatenate([first.weight, second.weight]),
         np.concatenate([first.spread, second.spread]),
     )
-
-
-def _triple(position: np.ndarray) -> str:
-    return "(" + ", ".join(f"{value:.1f}" for value in position) + ")"

@@ -1,14 +1,9 @@
-"""Atomic models: read what scatters, group it into beads, write morphed models.
+"""Atomic models as arrays: what scatters, grouped into beads; morphed models are written.
 
-Kept: every polymer, ligand and ion of the first model, one conformer of each residue, also atoms of occupancy 0 (they
-are part of the model that is morphed). Left out, and said: waters, hydrogens, the other conformers, further models.
-Strict non-crystallographic copies that the file describes but does not hold are not made; that too is said.
+Which of a file's atoms are taken is the matter of `io.structures`.
 """
 
-import gzip
-import zlib
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +13,11 @@ from jaxtyping import Float64, Int
 
 from gaussemble.errors import InputError
 from gaussemble.io.files import written
+from gaussemble.io.structures import Choice, read_structure
 from gaussemble.progress import say
 
 Grouping = Literal["atom", "residue", "calpha"]
-GZIP = b"\x1f\x8b"
+WHOLE = Choice()
 UNKNOWN_ELEMENT = 6  # an atom of unknown element (X) counts as a carbon
 
 # the categories of mmCIF that are written, by gemmi's names
@@ -45,6 +41,7 @@ class Atoms:
     chain: np.ndarray  # (residue,) str
     number: np.ndarray  # (residue,) str
     residue_name: np.ndarray  # (residue,) str
+    left_out: dict[str, int] = field(default_factory=dict)  # sites of the file that are not here, by reason
 
     def __len__(self) -> int:
         return len(self.position)
@@ -62,25 +59,19 @@ class Beads:
         return len(self.position)
 
 
-def read_atoms(path: Path) -> Atoms:
-    """Read PDB or mmCIF, gzipped or not; raises InputError where it cannot be read or holds no atoms to use."""
-    structure = _read_structure(path)
-    _keep_first_model(path, structure)
-    before = structure[0].count_atom_sites()
-    structure.remove_waters()
-    structure.remove_hydrogens()
-    conformers = _keep_one_conformer(structure[0])
-    structure.remove_empty_chains()
-    if len(structure) == 0 or structure[0].count_atom_sites() == 0:
-        raise InputError(
-            f"{path}: {before} atom sites, none of them left without waters and hydrogens; give an atomic model"
-        )
-    structure.setup_entities()
-    atoms = _as_arrays(structure)
+def read_atoms(path: Path, choice: Choice = WHOLE) -> Atoms:
+    """Read PDB or mmCIF, gzipped or not; what is left out is said.
+
+    Raises:
+        InputError: as `io.structures.read_structure`; atoms without coordinates.
+    """
+    selected = read_structure(path, choice)
+    atoms = _as_arrays(selected.structure, selected.left_out)
     _refuse_unknown_positions(path, atoms)
+    dropped = ", ".join(f"{count} {reason}" for reason, count in atoms.left_out.items() if count)
     say(
-        f"{path}: {len(atoms)} atoms in {len(atoms.chain)} residues; left out {before - len(atoms)} sites "
-        f"(waters, hydrogens, {conformers} of other conformers)"
+        f"{path}: {len(atoms)} atoms in {len(atoms.chain)} residues of {len(set(atoms.chain))} chains"
+        + (f"; left out: {dropped}" if dropped else "")
     )
     return atoms
 
@@ -136,79 +127,7 @@ def write_models(path: Path, atoms: Atoms, positions: list[Float64[np.ndarray, "
         temporary.write_text(document.as_string())
 
 
-def _read_structure(path: Path) -> gemmi.Structure:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected an atomic model (PDB or mmCIF, may be gzipped)")
-    try:
-        content = path.read_bytes()
-        if content.startswith(GZIP):
-            content = gzip.decompress(content)  # raises where the file was cut off, which gemmi forgives
-        structure = gemmi.read_structure_string(content)
-    except (RuntimeError, ValueError, IndexError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read as PDB or mmCIF ({' '.join(str(error).split())})") from error
-    if len(structure) == 0:
-        raise InputError(f"{path}: no atoms in it; give an atomic model (PDB or mmCIF)")
-    if structure.input_format == gemmi.CoorFormat.Pdb:
-        structure.name = path.name.split(".")[0]
-    return structure
-
-
-def _keep_first_model(path: Path, structure: gemmi.Structure) -> None:
-    """Drop all models but the first; say so, and say that symmetry copies are not made."""
-    if len(structure) > 1:
-        say(f"{path}: {len(structure)} models, the first is used")
-    del structure[1:]
-    missing = sum(not operator.given for operator in structure.ncs)
-    if missing:
-        say(f"{path}: {missing} strict NCS copies that the file describes but does not hold are not made")
-
-
-def _keep_one_conformer(model: gemmi.Model) -> int:
-    """Keep the conformer of highest occupancy of each residue (of equals the first); the number of sites dropped.
-
-    Where a conformer has only some of a residue's atoms, the others come from the next in rank. Where conformers are
-    different residues at one place in the sequence (microheterogeneity), one residue stays.
-    """
-    before = model.count_atom_sites()
-    for chain in model:
-        for residue in chain:
-            if any(atom.has_altloc() for atom in residue):
-                _keep_best_sites(residue)
-        _keep_best_residues(chain)
-    return before - model.count_atom_sites()
-
-
-def _keep_best_sites(residue: gemmi.Residue) -> None:
-    occupancy: dict[str, float] = defaultdict(float)
-    for atom in residue:
-        occupancy[atom.altloc] += atom.occ
-    rank = {altloc: order for order, altloc in enumerate(sorted(occupancy, key=lambda a: -occupancy[a]))}
-    best: dict[str, int] = {}
-    for index, atom in enumerate(residue):
-        if atom.name not in best or rank[atom.altloc] < rank[residue[best[atom.name]].altloc]:
-            best[atom.name] = index
-    for index in sorted(set(range(len(residue))) - set(best.values()), reverse=True):
-        del residue[index]
-
-
-def _keep_best_residues(chain: gemmi.Chain) -> None:
-    """Keep one of the residues that share a number as conformers; then the sites' altloc letters have no meaning."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for index, residue in enumerate(chain):
-        if all(atom.has_altloc() for atom in residue):
-            places[str(residue.seqid)].append(index)
-    dropped: list[int] = []
-    for indices in places.values():
-        best = max(indices, key=lambda index: np.mean([atom.occ for atom in chain[index]]))
-        dropped += [index for index in indices if index != best]
-    for index in sorted(dropped, reverse=True):
-        del chain[index]
-    for residue in chain:
-        for atom in residue:
-            atom.altloc = "\0"
-
-
-def _as_arrays(structure: gemmi.Structure) -> Atoms:
+def _as_arrays(structure: gemmi.Structure, left_out: dict[str, int]) -> Atoms:
     model = structure[0]
     sites = [site.atom for site in model.all()]
     residues = [(chain.name, str(residue.seqid), residue.name, len(residue)) for chain in model for residue in chain]
@@ -222,6 +141,7 @@ def _as_arrays(structure: gemmi.Structure) -> Atoms:
         chain=np.array(chain),
         number=np.array(number),
         residue_name=np.array(residue_name),
+        left_out=left_out,
     )
 
 
