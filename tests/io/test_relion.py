@@ -132,6 +132,15 @@ def test_each_particle_has_the_pixel_size_of_its_group(star):
     assert "rlnImagePixelSize says 1 to 3 Å" in given.assumed[0]
 
 
+def test_helical_segments_are_single_particles_and_it_is_said(star):
+    assert "rlnRandomSubset" in interpret(star(rlnHelicalTubeID="1")).assumed[0]
+
+
+def test_images_of_tilts_are_single_particles(star):
+    """As Warp and M write them: names in a stack, with the depth in the tomogram beside them."""
+    assert len(interpret(star(rlnCoordinateZ="5")).angles) == 3
+
+
 def test_magnifications_of_relion_3_0_are_each_particle_s_own(star):
     found = interpret(star(None, **OLD | {"rlnMagnification": ["40000", "40000", "20000"]}))
     assert found.pixel_sizes == pytest.approx([3.5, 3.5, 7.0])
@@ -158,6 +167,8 @@ def test_magnifications_of_relion_3_0_are_each_particle_s_own(star):
         (OPTICS, {"rlnVoltage": "300000"}, "rlnVoltage is 300000, expected 10 to 3000 kV"),
         (OPTICS, {"rlnAmplitudeContrast": "7"}, "rlnAmplitudeContrast is 7, expected 0 to 1"),
         (OPTICS | {"rlnImageDimensionality": ["3"]}, {}, "subtomograms are not supported"),
+        (OPTICS, {"rlnImageName": "a.mrc", "rlnOriginZAngst": "1"}, "volumes as images, with rlnOriginZAngst: subtomo"),
+        (OPTICS, {"rlnTomoVisibleFrames": "[1,1]"}, r"2D stacks of tilt series \(rlnTomoVisibleFrames\)"),
         (OPTICS | {"rlnCtfDataAreCtfPremultiplied": ["1"]}, {}, "multiplied by their CTF are not supported"),
     ],
 )

@@ -14,9 +14,9 @@ import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import BufferedIOBase, BytesIO
+from io import BufferedIOBase, BytesIO, TextIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -251,7 +251,7 @@ def _text(path: Path, number: int, word: bytes) -> str:
         raise InputError(f"{path}: line {number}: not a text file in UTF-8; convert it, or copy it again") from None
 
 
-def write_blocks(file: IO[str], blocks: Blocks) -> None:
+def write_blocks(file: TextIOBase, blocks: Blocks) -> None:
     """Write blocks as RELION reads them; numbers with 9 significant digits, which keep a float32 exactly."""
     for name, block in blocks.items():
         file.write(f"\ndata_{name}\n\n")
