@@ -78,18 +78,19 @@ def run_ours(what: str, folder: Path, symmetry: str) -> None:
     write_map(folder / "ours.mrc", Map(divide(both), store.pixel_size))
 
 
-def timed(commands: list[list[str]], folder: Path) -> tuple[float, float]:
-    """Seconds until all of the commands, started together, have ended, and the sum of their peak memories in MB."""
+def timed(commands: list[list[str]], folder: Path) -> tuple[float, float, float]:
+    """Of commands started together: seconds until all have ended, their processor seconds, their peak memories (MB)."""
     start = time.perf_counter()
     with (folder / "log.txt").open("a") as log:
         started = [subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=PATHS) for command in commands]
-        memory = 0.0
+        memory = processor = 0.0
         for process in started:
             _, status, used = os.wait4(process.pid, 0)
             if status:
                 raise RuntimeError((folder / "log.txt").read_text()[-2000:])
             memory += used.ru_maxrss / 1024
-    return time.perf_counter() - start, memory
+            processor += used.ru_utime + used.ru_stime
+    return time.perf_counter() - start, processor, memory
 
 
 def relion(output: str, symmetry: str, *more: str) -> list[str]:
@@ -111,16 +112,15 @@ def measurements(folder: Path, symmetry: str) -> dict[str, list[list[list[str]]]
 
 def compare(folder: Path, options: argparse.Namespace) -> None:
     """Print times and memory, the best of the repeats, taken by turns."""
-    best: dict[str, tuple[float, float]] = {}
+    best: dict[str, tuple[float, float, float]] = {}
     for _ in range(options.repeats):
         for name, steps in measurements(folder, options.sym).items():
-            found = [timed(commands, folder) for commands in steps]
-            seconds, memory = sum(step[0] for step in found), max(step[1] for step in found)
-            best[name] = min(best.get(name, (np.inf, 0.0)), (seconds, memory))
-    for name, (seconds, memory) in best.items():
-        reference = best.get(name.replace("ours", "RELION"), (seconds, 0))[0]
-        ratio = f"  {reference / seconds:.1f} times as fast" if "ours" in name else ""
-        print(f"{name:36} {seconds:6.2f} s  peak {memory:4.0f} MB{ratio}")
+            seconds, processor, memory = zip(*(timed(commands, folder) for commands in steps), strict=True)
+            best[name] = min(best.get(name, (np.inf, 0.0, 0.0)), (sum(seconds), sum(processor), max(memory)))
+    for name, (seconds, processor, memory) in best.items():
+        reference = best.get(name.replace("ours", "RELION"), best[name])
+        ratio = f"  {reference[0] / seconds:.1f} times as fast" if "ours" in name else ""
+        print(f"{name:36} {seconds:6.2f} s, of processors {processor:6.2f} s  peak {memory:4.0f} MB{ratio}")
 
 
 def qualities(folder: Path, options: argparse.Namespace) -> None:
