@@ -24,7 +24,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "consensus_fsc": (
         "Resolution of the consensus",
-        "How far two independent halves of the particles give the same average map; below 0.143 it is mostly noise.",
+        "How far two independent halves of the particles give the same average map; below 0.143 it is mostly noise. "
+        "The thick lines are corrected for what the mask adds by itself.",
     ),
     "consensus_slices": (
         "The consensus map",
