@@ -127,8 +127,11 @@ def test_each_particle_has_the_pixel_size_of_its_group(star):
     assert found.image_sizes.tolist() == [10, 30, 10]
     assert found.shift.tolist() == [[6, -12], [2, -4], [6, -12]]
     assert found.ctf.voltage.tolist() == [200e3, 300e3, 200e3]
+    with pytest.raises(InputError, match=r"3 Å in row 0 .*1 Å in row 1"):
+        _ = found.pixel_size
     given = interpret(star(optics, rlnOpticsGroup=["2", "1", "2"], **columns), pixel_size=2.0)
     assert given.shift.tolist() == [[4, -8]] * 3
+    assert given.pixel_size == 2
     assert "rlnImagePixelSize says 1 to 3 Å" in given.assumed[0]
 
 

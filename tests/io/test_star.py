@@ -131,6 +131,14 @@ def test_rows_after_a_blank_line_are_counted(tmp_path):
     assert list(read_star(tmp_path / "in.star").particles["b"]) == ["1", "2", "3"]
 
 
+def test_an_empty_value_alone_in_its_row_is_a_row(tmp_path):
+    (tmp_path / "in.star").write_text("data_\nloop_\n_rlnImageName\n1@a\ndata_b\nloop_\n_c\n\"\"\nx\n''\n")
+    star = read_star(tmp_path / "in.star")
+    assert list(star.other["b"]["c"]) == ["", "x", ""]
+    write_star(tmp_path / "out.star", star)
+    assert list(read_star(tmp_path / "out.star").other["b"]["c"]) == ["", "x", ""]
+
+
 def test_rows_may_start_as_blocks_do(tmp_path):
     (tmp_path / "in.star").write_text("data_\nloop_\n_rlnImageName\n_b\n1@a 1\ndata_set/2@a 2\n_3@a 3\ndata_c\n")
     assert list(read_star(tmp_path / "in.star").particles["b"]) == ["1", "2", "3"]

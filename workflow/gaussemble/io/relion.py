@@ -53,22 +53,6 @@ class Metadata:
             )
         return size
 
-    @property
-    def image_size(self) -> int | None:
-        """Pixels of all images, for those who take particles of one size; None where the file does not say it.
-
-        Raises:
-            InputError: they are of different ones.
-        """
-        if self.image_sizes is None:
-            return None
-        if (self.image_sizes != self.image_sizes[0]).any():
-            raise InputError(
-                f"different image sizes are not supported here: {sorted(set(self.image_sizes.tolist()))} pixels; take "
-                "the particles of one size"
-            )
-        return int(self.image_sizes[0])
-
 
 def interpret(star: StarFile, pixel_size: float | None = None, ctf: bool = True) -> Metadata:
     """The particles of a STAR file in our units.
