@@ -8,7 +8,7 @@ import pytest
 
 from gaussemble.errors import InputError
 from gaussemble.io.atoms import gather, group_atoms, read_atoms, write_models
-from made_models import LINES, write_pdb
+from made_models import LINES, line, write_pdb
 
 
 @pytest.fixture
@@ -39,6 +39,20 @@ def test_groups_keep_all_electrons_and_the_trace(pdb):
     assert residue.spread[2] == pytest.approx(np.sqrt(9 * 15 * 6 / 21**2 / 3))
     # round the phosphorus rather than the centroid it is larger: 9 * 6 / 21
     assert calpha.spread[2] == pytest.approx(np.sqrt(9 * 6 / 21 / 3))
+
+
+def test_phosphorus_is_a_trace_in_nucleotides_alone(tmp_path):
+    lines = [
+        line(1, "P", "A", "R", 1, 1, 0, 0, "P"),  # a model of the trace alone
+        line(2, "P", "XXX", "R", 2, 2, 0, 0, "P"),  # a modified nucleotide, known by its sugar
+        line(3, "C4'", "XXX", "R", 2, 12, 0, 0, "C"),
+        line(4, "CA", "SEP", "A", 3, 3, 0, 0, "C"),  # phosphoserine
+        line(5, "P", "SEP", "A", 3, 13, 0, 0, "P"),
+        line(6, "P", "POV", "A", 4, 4, 0, 0, "P"),  # a lipid stays at its centroid
+        line(7, "C1", "POV", "A", 4, 25, 0, 0, "C"),
+    ]
+    beads = group_atoms(read_atoms(write_pdb(tmp_path / "p.pdb", lines)), "calpha")
+    assert np.allclose(beads.position[:, 0], [1, 2, 3, 4 + 21 * 6 / 21])
 
 
 def test_gather_has_the_moments_of_its_points():

@@ -52,9 +52,9 @@ def check_fit(model: Path, map_path: Path, atoms: Atoms, density: Map, resolutio
     if score < (REFUSED if place is None else DOUBTED):
         raise InputError(
             f"{model}: not fitted in {map_path}: the map at its atoms is {score:.1f} sd above the map at the same "
-            f"atoms shifted aside (fitted models: above 10); {advice or 'fit the model into the map first'}"
+            f"atoms shifted aside (fitted models: 8 or more); {advice or 'fit the model into the map first'}"
         )
-    say(f"seeds: {model} lies on the map with z = {score:.1f} (fitted models: above 10)")
+    say(f"seeds: {model} lies on the map with z = {score:.1f} (fitted models: 8 or more)")
     if place is not None:
         say(f"seeds: WARNING: {model}: {advice}")
     elif score < DOUBTED:

@@ -87,7 +87,7 @@ def group_atoms(atoms: Atoms, grouping: Grouping) -> Beads:
     beads = gather(atoms.position, atoms.electrons, atoms.residue, len(atoms.chain))
     if grouping == "residue":
         return beads
-    trace = np.flatnonzero(_is_trace(atoms))
+    trace = _trace(atoms)
     position = beads.position.copy()
     position[atoms.residue[trace]] = atoms.position[trace]
     squared = ((atoms.position - position[atoms.residue]) ** 2).sum(1) / 3
@@ -153,9 +153,16 @@ def _refuse_unknown_positions(path: Path, atoms: Atoms) -> None:
         raise InputError(f"{path}: {len(bad)} atoms without coordinates, the first is {place}; remove or complete them")
 
 
-def _is_trace(atoms: Atoms) -> np.ndarray:
-    """(atom,) bool: C-alpha (a carbon, not calcium) or backbone phosphorus."""
-    return ((atoms.name == "CA") & (atoms.electrons == 6)) | ((atoms.name == "P") & (atoms.electrons == 15))
+def _trace(atoms: Atoms) -> Int[np.ndarray, " site"]:
+    """The atom of each residue that has one: C-alpha (a carbon, not calcium), else phosphorus of a nucleotide.
+
+    Other residues with phosphorus (lipids, phosphorylated amino acids) have no trace there.
+    """
+    alpha = (atoms.name == "CA") & (atoms.electrons == 6)
+    nucleotide = np.isin(np.arange(len(atoms.chain)), atoms.residue[np.isin(atoms.name, ["C4'", "C4*"])])
+    known = [gemmi.find_tabulated_residue(str(name)).is_nucleic_acid() for name in atoms.residue_name]
+    phosphorus = (atoms.name == "P") & (atoms.electrons == 15) & (nucleotide | known)[atoms.residue]
+    return np.flatnonzero(alpha | (phosphorus & ~np.isin(atoms.residue, atoms.residue[alpha])))
 
 
 def _output_groups() -> gemmi.MmcifOutputGroups:
