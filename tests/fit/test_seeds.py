@@ -1,5 +1,7 @@
 """Seeds lie on the density, carry its mass, and fill what an atomic model leaves open."""
 
+from pathlib import Path
+
 import gemmi
 import numpy as np
 import pytest
@@ -23,6 +25,9 @@ from made_blobs import (
     write_inputs,
     write_model,
 )
+from made_density import gemmi_density
+
+DEMO = Path(__file__).parents[2] / "resources/demo_molecule.cif"
 
 
 def moments(center: np.ndarray, amplitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +41,7 @@ def test_five_seeds_find_five_blobs(tmp_path):
     seeds(**paths, options=Options(count=5, resolution=12))
     mixture = read_mixture(tmp_path / "seeds" / "seeds.npz")
     distance, nearest = KDTree(mixture.center.numpy()).query(BLOBS)
-    assert sorted(nearest) == list(range(5))
+    assert sorted(np.asarray(nearest).tolist()) == list(range(5))
     # a third of a voxel: neighbours at 15 Å = 3.3 widths share some skirts
     assert distance.max() < PIXEL / 3
     # amplitudes are sums over voxels; a few percent goes where cells meet
@@ -136,6 +141,72 @@ def test_removed_part_is_filled_again(fitted, tmp_path, grouping):
     assert mixture.amplitude[40:].sum().item() == pytest.approx(6.0 * 18, rel=0.15)
 
 
+@pytest.fixture(scope="module")
+def molecule(tmp_path_factory) -> dict:
+    """The demo's molecule in its map at 12 Å by gemmi, with noise; a model that lacks chain C; where the atoms are."""
+    folder = tmp_path_factory.mktemp("molecule")
+    structure = gemmi.read_structure(str(DEMO))
+    density = gemmi_density(structure, 64, 4.0, 12.0)
+    signal = density.voxels[density.voxels > 0.1 * density.voxels.max()].std()
+    random = torch.Generator().manual_seed(0)
+    noise = torch.randn(density.voxels.shape, generator=random) * signal / 5
+    place = {chain.name: np.array([a.pos.tolist() for r in chain for a in r]) for chain in structure[0]}
+    del structure[0]["C"]
+    structure.make_mmcif_document().write_file(str(folder / "part.cif"))
+    return {"density": density, "noise": noise, "model": folder / "part.cif", "place": place}
+
+
+def added(molecule: dict, folder: Path, voxels: torch.Tensor) -> tuple[np.ndarray, np.ndarray, float]:
+    """What is seeded beside the model: places (Å, map frame), amplitudes; the sum of the model's own amplitudes."""
+    density = molecule["density"]
+    paths = write_inputs(folder, density.with_voxels(voxels), torch.ones_like(voxels))
+    seeds(**paths, model=molecule["model"], options=Options(resolution=12))
+    mixture = read_mixture(folder / "seeds" / "seeds.npz")
+    given = 532 + 425  # residues of chains A and B
+    places = mixture.center[given:].double().numpy() + density.center
+    return places, mixture.amplitude[given:].double().numpy(), float(mixture.amplitude[:given].sum())
+
+
+def test_missing_domain_is_filled_and_nothing_else(molecule, tmp_path):
+    places, amplitude, own = added(molecule, tmp_path, molecule["density"].voxels + molecule["noise"])
+    missing = molecule["place"]["C"]
+    # 342 of 1299 residues; those within reach of the model's neck (2 + 12 / 2 Å) are its own
+    assert 0.8 * 342 < len(places) < 1.1 * 342
+    share = amplitude.sum() / (amplitude.sum() + own)
+    assert share == pytest.approx(342 / 1299, rel=0.15)
+    astray, _ = KDTree(missing).query(places)
+    assert astray.max() < 8  # Å: nothing elsewhere; a surface at 12 Å resolution is a few Å out
+    assert np.median(astray) < 2.5
+    distance, _ = KDTree(places).query(missing)
+    assert np.quantile(distance, 0.95) < 9  # Å: and all of it; Gaussians of a residue's mass are 6 Å apart
+    assert np.allclose(amplitude @ places / amplitude.sum(), missing.mean(0), atol=2)
+
+
+def test_nanodisc_round_the_model_is_filled(molecule, tmp_path):
+    """A belt of lipid, half as dense as protein, round chain A: the model has none of it."""
+    density = molecule["density"]
+    axis = np.arange(64) * 4.0
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    middle = molecule["place"]["A"].mean(0)
+    radius = np.hypot(x - middle[0], y - middle[1])
+    solid = density.voxels[density.voxels > 0.3 * density.voxels.max()].mean().item()
+    belt = 0.5 * solid * ((radius > 40) & (radius < 56) & (np.abs(z - middle[2]) < 16))
+    everything = np.concatenate(list(molecule["place"].values()))
+    distance, _ = KDTree(everything).query(np.stack([x, y, z], -1).reshape(-1, 3))
+    belt *= (distance > 10).reshape(belt.shape)
+    whole = molecule["density"].voxels + torch.from_numpy(belt).float() + molecule["noise"]
+    places, amplitude, _ = added(molecule, tmp_path, whole)
+    to_missing, _ = KDTree(molecule["place"]["C"]).query(places)
+    lipid = to_missing > 8
+    # the belt's mass, and each voxel of the belt within a Gaussian's reach
+    assert amplitude[lipid].sum() == pytest.approx(belt.sum(), rel=0.1)
+    inside = np.stack([x[belt > 0], y[belt > 0], z[belt > 0]], 1)
+    astray, _ = KDTree(inside).query(places[lipid])
+    assert astray.max() < 5  # Å: a voxel and the noise
+    reach, _ = KDTree(places[lipid]).query(inside)
+    assert np.quantile(reach, 0.95) < 9
+
+
 def test_residual_can_be_left(fitted, tmp_path):
     paths, points = fitted
     model = write_model(tmp_path / "part.cif", points[:40])
@@ -180,6 +251,40 @@ def test_refuses_other_grids_dark_maps_and_too_many(tmp_path):
     assert not paths["out"].exists()
 
 
+def test_refuses_what_cannot_be_meant(fitted, tmp_path):
+    paths, points = fitted
+    model = write_model(tmp_path / "model.cif", points)
+    density = blobs_map()
+    write_map(tmp_path / "empty.mrc", density.with_voxels(torch.zeros_like(density.voxels)))
+    with pytest.raises(InputError, match=r"empty.mrc: no voxel above 0"):
+        seeds(**paths | {"mask": tmp_path / "empty.mrc"}, model=model, options=Options(resolution=10))
+    with pytest.raises(InputError, match="option count, 61, is more than the model's 60 atoms"):
+        seeds(**paths, model=model, options=Options(resolution=10, count=61))
+    with pytest.raises(InputError, match="options selection, ncs: they choose a part of a model; give a model"):
+        seeds(**paths, options=Options(selection="A", ncs=True))
+    with pytest.raises(InputError, match="selection, B, finds no atom"):
+        seeds(**paths, model=model, options=Options(selection="B"))
+    corner = torch.zeros_like(density.voxels)
+    corner[:6, :6, :6] = 1.0
+    write_map(tmp_path / "corner.mrc", density.with_voxels(corner))
+    with pytest.raises(InputError, match="check"):
+        seeds(**paths | {"mask": tmp_path / "corner.mrc"}, model=model, options=Options(resolution=10))
+    assert not paths["out"].exists()
+
+
+def test_selection_seeds_a_part_and_density_the_rest(fitted, tmp_path):
+    paths, points = fitted
+    model = write_model(tmp_path / "model.cif", points)
+    part = write_model(tmp_path / "part.cif", points[:40])
+    found = []
+    for path, selection in ((model, "A/1-40"), (part, None)):
+        seeds(**paths, model=path, options=Options(resolution=10, selection=selection))
+        found.append(read_mixture(paths["out"] / "seeds.npz"))
+    assert len(found[0]) > 40
+    assert torch.equal(found[0].center, found[1].center)
+    assert torch.equal(found[0].amplitude, found[1].amplitude)
+
+
 def test_derived_count_follows_volume_and_resolution():
     # the 50S subunit at 8 Å, where the published number is 3082
     assert 3082 / 2 < derived_count(1.45e6 * 1.1, 8.0) < 3082 * 2.1
@@ -195,3 +300,11 @@ def test_cluster_splits_by_weight():
     assert np.allclose(beads.position[order, 0], [0.25, 10.5])
     assert np.allclose(beads.weight[order], [4, 2])
     assert np.allclose(beads.spread[order] ** 2, [0.1875 / 3, 0.25 / 3])
+
+
+def test_cluster_gives_as_many_as_there_are_places():
+    """Points that stand many times in one place leave centres without points, which go where they are wanted."""
+    position = np.repeat([[0.0, 0, 0], [5, 0, 0], [0, 9, 0], [0, 0, 14]], [200, 2, 2, 2], axis=0)
+    for seed in range(10):
+        beads = cluster(position, np.ones(len(position)), 4, seed)
+        assert sorted(beads.weight) == [2, 2, 2, 200]

@@ -161,11 +161,10 @@ def derived_threshold(voxels: Float[np.ndarray, "z y x"], inside: Bool[np.ndarra
     """Three robust standard deviations of the solvent, at least a tenth of the 99th percentile in the mask.
 
     The second bound rules in maps without noise outside; it is low, so that mobile and partly occupied domains stay.
+    Where the mask leaves nothing outside, the solvent is judged by the whole map, most of which it is.
     """
     tenth = 0.1 * np.percentile(voxels[inside], 99) if inside.any() else 0.0
-    solvent = voxels[~inside]
-    if solvent.size == 0:
-        return max(float(tenth), 0.0)
+    solvent = voxels if inside.all() else voxels[~inside]
     deviation = 1.4826 * np.median(np.abs(solvent - np.median(solvent)))
     return max(float(tenth), float(3 * deviation), 0.0)
 

@@ -11,7 +11,6 @@ import gemmi
 import numpy as np
 from jaxtyping import Float64, Int
 
-from gaussemble.errors import InputError
 from gaussemble.io.files import written
 from gaussemble.io.structures import Choice, read_structure
 from gaussemble.progress import say
@@ -63,11 +62,10 @@ def read_atoms(path: Path, choice: Choice = WHOLE) -> Atoms:
     """Read PDB or mmCIF, gzipped or not; what is left out is said.
 
     Raises:
-        InputError: as `io.structures.read_structure`; atoms without coordinates.
+        InputError: as `io.structures.read_structure`.
     """
     selected = read_structure(path, choice)
     atoms = _as_arrays(selected.structure, selected.left_out)
-    _refuse_unknown_positions(path, atoms)
     dropped = ", ".join(f"{count} {reason}" for reason, count in atoms.left_out.items() if count)
     say(
         f"{path}: {len(atoms)} atoms in {len(atoms.chain)} residues of {len(set(atoms.chain))} chains"
@@ -143,14 +141,6 @@ def _as_arrays(structure: gemmi.Structure, left_out: dict[str, int]) -> Atoms:
         residue_name=np.array(residue_name),
         left_out=left_out,
     )
-
-
-def _refuse_unknown_positions(path: Path, atoms: Atoms) -> None:
-    bad = np.flatnonzero(~np.isfinite(atoms.position).all(1))
-    if len(bad):
-        where = atoms.residue[bad[0]]
-        place = f"{atoms.chain[where]}/{atoms.residue_name[where]} {atoms.number[where]}/{atoms.name[bad[0]]}"
-        raise InputError(f"{path}: {len(bad)} atoms without coordinates, the first is {place}; remove or complete them")
 
 
 def _trace(atoms: Atoms) -> Int[np.ndarray, " site"]:

@@ -6,6 +6,7 @@ some models have and some have not; conformers but that of highest occupancy; fu
 """
 
 import gzip
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Callable
@@ -61,7 +62,12 @@ def read_structure(path: Path, choice: Choice) -> Selected:
         left_out["not selected"] = _keep_selection(path, structure, choice.selection)
     left_out |= _keep_what_scatters(path, structure)
     _say_unusual(path, structure)
-    _make_copies(path, structure, choice)
+    _refuse_no_place(path, structure)
+    if choice.assembly is not None or choice.ncs:
+        _make_copies(path, structure, choice)
+        _refuse_no_place(path, structure)  # as an operator may be damaged
+    else:
+        _say_described(path, structure)
     structure.setup_entities()
     return Selected(structure, left_out)
 
@@ -73,15 +79,31 @@ def _parsed(path: Path) -> gemmi.Structure:
         content = path.read_bytes()
         if content.startswith(GZIP):
             content = gzip.decompress(content)  # raises where the file was cut off, which gemmi forgives
-        structure = gemmi.read_structure_string(content.removeprefix(UTF8_MARK).translate(TO_ASCII))
+        content = content.removeprefix(UTF8_MARK)
+        structure = gemmi.read_structure_string(content.translate(TO_ASCII))
     except (RuntimeError, ValueError, IndexError, OSError, EOFError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: cannot be read as PDB or mmCIF ({reason})") from error
     if sum(model.count_atom_sites() for model in structure) == 0:
         raise InputError(f"{path}: no atoms in it; give an atomic model (PDB or mmCIF)")
     if structure.input_format == gemmi.CoorFormat.Pdb:
+        _refuse_unread_coordinates(path, content)
         structure.name = path.name.split(".")[0]
     return structure
+
+
+def _refuse_unread_coordinates(path: Path, content: bytes) -> None:
+    """Raise InputError where columns 31 to 54 of a PDB file are not three numbers, for which gemmi takes 0."""
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line[:6].upper() not in (b"ATOM  ", b"HETATM"):
+            continue
+        try:
+            [float(line[start : start + 8]) for start in (30, 38, 46)]
+        except ValueError as error:
+            found = line[30:54].translate(TO_ASCII).decode()
+            raise InputError(
+                f"{path}: line {number}: columns 31 to 54 are {found!r}, expected three numbers; write it as mmCIF"
+            ) from error
 
 
 def _keep_model(path: Path, structure: gemmi.Structure, number: int | None) -> None:
@@ -99,16 +121,17 @@ def _keep_model(path: Path, structure: gemmi.Structure, number: int | None) -> N
 
 def _keep_selection(path: Path, structure: gemmi.Structure, text: str) -> int:
     """Drop what is not selected; the number of sites dropped."""
+    shown = text if text.isprintable() else repr(text)
     try:
         selection = gemmi.Selection(text)
     except (RuntimeError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"option selection, {text}: no selection such as A or A,B/220-334 ({reason})") from error
+        raise InputError(f"option selection, {shown}: no selection such as A or A,B/220-334 ({reason})") from error
     chains = _listed([chain.name for chain in structure[0]])
     before = structure[0].count_atom_sites()
     selection.remove_not_selected(structure)
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
-        raise InputError(f"{path}: option selection, {text}, finds no atom; the chains are {chains}")
+        raise InputError(f"{path}: option selection, {shown}, finds no atom; the chains are {chains}")
     _remove_empty(structure)
     return before - structure[0].count_atom_sites()
 
@@ -204,22 +227,36 @@ def _say_unusual(path: Path, structure: gemmi.Structure) -> None:
         say(f"{path}: {absent} atoms of occupancy 0 are taken like others (the selection ;q>0 leaves them out)")
 
 
+def _refuse_no_place(path: Path, structure: gemmi.Structure) -> None:
+    """Raise InputError where atoms have no coordinates, or none that are finite."""
+    bad = [site for site in structure[0].all() if not math.isfinite(sum(site.atom.pos.tolist()))]
+    if bad:
+        site = bad[0]
+        raise InputError(
+            f"{path}: {len(bad)} atoms without coordinates, the first is {site.chain.name}/{site.residue.name} "
+            f"{site.residue.seqid}/{site.atom.name}; remove or complete them"
+        )
+
+
 def _make_copies(path: Path, structure: gemmi.Structure, choice: Choice) -> None:
-    """Make the copies that are asked for; say how many, or what the file describes and is not made."""
-    before = structure[0].count_atom_sites()
-    absent = sum(not operator.given for operator in structure.ncs)
+    """Make the copies that are asked for; say how many."""
+    before, added = structure[0].count_atom_sites(), _ncs_not_given(structure)
     if choice.assembly is not None:
         _make_assembly(path, structure, choice.assembly)
-    elif choice.ncs:
-        if absent == 0:
-            raise InputError(f"{path}: option ncs: the file describes no copies that it does not hold; leave it out")
-        structure.expand_ncs(gemmi.HowToNameCopiedChain.Short)
+    elif added == 0:
+        raise InputError(f"{path}: option ncs: the file describes no copies that it does not hold; leave it out")
     else:
-        _say_described(path, structure, absent)
-        return
+        try:
+            structure.expand_ncs(gemmi.HowToNameCopiedChain.Short)
+        except RuntimeError as error:
+            raise InputError(f"{path}: option ncs: copies cannot be made ({error}); check their operators") from error
     after = structure[0].count_atom_sites()
-    what = f"{absent} NCS copies added" if choice.assembly is None else f"assembly {choice.assembly}"
+    what = f"{added} NCS copies added" if choice.assembly is None else f"assembly {choice.assembly}"
     say(f"{path}: {what}: {before} atoms became {after}, {after / before:.3g} times as many")
+
+
+def _ncs_not_given(structure: gemmi.Structure) -> int:
+    return sum(not operator.given for operator in structure.ncs)
 
 
 def _make_assembly(path: Path, structure: gemmi.Structure, name: str) -> None:
@@ -246,8 +283,9 @@ def _name_present_parts(structure: gemmi.Structure) -> None:
             generator.subchains = [name for name in generator.subchains if name in parts]
 
 
-def _say_described(path: Path, structure: gemmi.Structure, absent: int) -> None:
+def _say_described(path: Path, structure: gemmi.Structure) -> None:
     """Say which copies the file describes and are not made."""
+    absent = _ncs_not_given(structure)
     if absent:
         say(f"{path}: {absent} strict NCS copies that the file describes but does not hold are not made (option ncs)")
     for assembly in structure.assemblies:
