@@ -16,7 +16,7 @@ from gaussemble.physics.fourier import frequencies, to_fourier, to_real
 from gaussemble.physics.projection import mixture_to_map, project, shift_phases
 from gaussemble.physics.rotations import euler_to_matrix, matrix_to_euler
 from gaussemble.prepare.particles import Options, particles
-from gaussemble.prepare.pixels import background, background_power, normalised, soft_background
+from gaussemble.prepare.pixels import background, background_power, described, normalised, soft_background
 from gaussemble.quantities import Map, Particles
 from made_particles import OPTICS, rows, write_mrc, write_star_text
 from made_store import BOX, PIXEL, lopsided, make_particles
@@ -90,6 +90,21 @@ def test_normalising_does_not_depend_on_scale_and_offset():
     images = torch.from_numpy(_noise())
     outside = background(SIZE, 0.8)
     assert torch.allclose(normalised(images, outside), normalised(5 * images - 7, outside), atol=1e-4)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 30.0, 1e4])
+def test_images_are_described_whatever_their_mean(offset):
+    images = (offset + _noise().reshape(COUNT, -1)).astype("f4")
+    statistics, finite, constant = described(images)
+    assert np.allclose(statistics[:, 0], images.mean(1, dtype=np.float64), rtol=1e-5)
+    assert np.allclose(statistics[:, 1], images.std(1, dtype=np.float64), rtol=1e-3)
+    assert finite.all()
+    assert not constant.any()
+    images[1], images[2, 3], images[3, 5], images[4, 7], images[5] = offset, np.nan, np.inf, 1e30, 0
+    statistics, finite, constant = described(images)
+    assert np.flatnonzero(~finite).tolist() == [2, 3]
+    assert np.flatnonzero(constant).tolist() == [1, 5]
+    assert statistics[4, 1] == pytest.approx(1e30 / SIZE, rel=0.01)
 
 
 def test_background_is_outside_a_circle_round_the_origin():

@@ -138,7 +138,7 @@ def particles(
         InputError: anything in the input that cannot be, with its row or option.
     """
     _check_options(datadir, map, options)
-    refinement = read_refinement(star, passthrough, poses, ctf_file)
+    refinement = read_refinement(star, passthrough, poses, ctf_file, datadir)
     table = refinement.star
     metadata = interpret(table, options.pixel_size, options.ctf)
     images = open_images(table, datadir)

@@ -13,6 +13,7 @@ from gaussemble.physics.rings import ring_means, spread
 from gaussemble.prepare.grid import Grid
 
 SOFT_EDGE = 0.1  # of half the box: how wide the window of the noise spectrum rises
+ENOUGH_SPREAD = 0.01  # variance over squared mean: float32 then has the deviation to 1e-4 and better
 REASONS = ("a pixel is NaN or infinite", "all pixels are equal", "its background is constant (masked?)")
 
 
@@ -53,21 +54,41 @@ class Preparation:
 
     def __call__(self, raw: Float[np.ndarray, "image y x"], kind: int) -> Prepared:
         """Images of one kind as they are stored."""
-        pixels = raw.reshape(len(raw), -1)
-        with np.errstate(invalid="ignore", over="ignore"):
-            low, high, mean = (function(pixels, axis=1) for function in (np.min, np.max, np.mean))
-            deviation = torch.from_numpy(pixels - mean[:, None]).norm(dim=1).numpy() / raw.shape[-1]
-        finite = np.isfinite(low) & np.isfinite(high)
+        statistics, finite, constant = described(raw.reshape(len(raw), -1))
         if not finite.all():
             raw = np.where(finite[:, None, None], raw, np.float32(0))
-        stored = self.sign * self.grid.place(torch.from_numpy(raw), kind)
+        stored = self.grid.place(torch.from_numpy(raw), kind)
+        if self.sign == -1:
+            stored = -stored
         if self.gain is not None:
             stored = filtered(stored, self.gain)
         if self.outside is not None:
             stored = normalised(stored, self.outside)
         flat = ~np.isfinite(stored.flatten(1).sum(1).numpy())
-        reasons = np.select([~finite, low == high, flat], REASONS, "")
-        return Prepared(stored, reasons, np.stack([mean, deviation], axis=1))
+        return Prepared(stored, np.select([~finite, constant, flat], REASONS, ""), statistics)
+
+
+def described(
+    pixels: Float[np.ndarray, "image pixel"],
+) -> tuple[Float[np.ndarray, "image 2"], Bool[np.ndarray, " image"], Bool[np.ndarray, " image"]]:
+    """Mean and standard deviation of each image; whether all its pixels are finite; whether they are all equal.
+
+    Two sums in float32 tell all of an image whose mean is not far beyond its spread; the others are looked at closely.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = pixels.mean(axis=1)
+        square = torch.from_numpy(pixels).norm(dim=1).numpy() ** 2 / pixels.shape[1]
+        variance = square - mean**2
+        usual = variance > ENOUGH_SPREAD * mean**2
+    statistics = np.stack([mean, np.sqrt(np.where(usual, variance, 0))], axis=1)
+    finite, constant = usual & np.isfinite(variance), np.zeros(len(pixels), bool)
+    for image in np.flatnonzero(~finite):
+        exact = pixels[image].astype(np.float64)
+        finite[image] = np.isfinite(exact).all()
+        constant[image] = exact.max() == exact.min()
+        if finite[image]:
+            statistics[image] = exact.mean(), exact.std()
+    return statistics, finite, constant
 
 
 def filtered(images: Float[Tensor, "image y x"], gain: Float[Tensor, "y half_x"]) -> Float[Tensor, "image y x"]:
