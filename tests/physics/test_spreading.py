@@ -151,3 +151,9 @@ def test_the_image_is_where_the_separable_form_puts_it(generator):
     fast, exact = (to_real(transform, 40) for transform in ways)
     assert not torch.equal(fast, exact)  # the test would compare nothing if auto had not spread
     assert float((fast - exact).abs().max() / exact.abs().max()) < 1e-3
+
+
+def test_no_images_give_none(generator):
+    mixture = some_gaussians(generator, 32, (1.0, 1.5), images=2).to(torch.float32)
+    nothing = Mixture(mixture.center[:0], mixture.amplitude[:0], mixture.width[:0])
+    assert project(nothing, torch.zeros(0, 3, 3), 32, PIXEL).shape == (0, 32, 17)

@@ -227,7 +227,7 @@ def test_a_stage_that_refuses_its_input_fails_the_run_in_one_line(tmp_path):
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("gaussemble particles: ")]
     assert len(lines) == 1, done.stderr
-    assert "run data.star: no particles with images" in lines[0]
+    assert "run data.star: this is the settings of a job" in lines[0]
     assert "Traceback" not in done.stderr
     assert (tmp_path / "results/demo/logs/even/particles.txt").read_text() == lines[0] + "\n"
     assert not [path for path in (tmp_path / "results/demo/even").rglob("*") if path.is_file()]

@@ -28,6 +28,7 @@ from gaussemble.io.files import read_csv, write_csv, write_json
 from gaussemble.io.mrc import read_map
 from gaussemble.options import StageOptions
 from gaussemble.physics.rings import resolution, ring_frequencies, shell_correlation
+from gaussemble.prepare.fsc import curve_resolution
 from gaussemble.progress import say
 from gaussemble.quantities import Map
 
@@ -251,8 +252,7 @@ def read_classes(folder: Path) -> Classes:
     limits = []
     for place in places:
         fsc = read_csv(place / "fsc.csv", ["frequency", "fsc_masked"])
-        curve, frequency = (torch.tensor(fsc[name].to_numpy()) for name in ("fsc_masked", "frequency"))
-        limits.append(resolution(curve, frequency, 0.5))
+        limits.append(curve_resolution(fsc, threshold=0.5))
     return Classes(torch.stack([each.voxels for each in maps]), size, np.array(limits), maps[0].pixel_size)
 
 

@@ -30,7 +30,8 @@ from gaussemble.model.heterogeneity import DeformableMixture, load_model
 from gaussemble.options import StageOptions
 from gaussemble.physics.backprojection import Sums, divide, sums_bytes, wiener_snr
 from gaussemble.physics.projection import mixture_to_map
-from gaussemble.prepare.consensus import curve_resolution, fsc_table, halves, sum_slices
+from gaussemble.prepare.consensus import halves, sum_slices
+from gaussemble.prepare.fsc import curve_resolution, half_map_table
 from gaussemble.progress import say
 from gaussemble.quantities import Map, Mixture
 
@@ -156,8 +157,8 @@ def reconstructed(
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """half1, half2 and the Wiener-weighted map of one state, and its fsc.csv."""
     half1, half2 = divide(sums, 2 * state), divide(sums, 2 * state + 1)
-    table = fsc_table(half1, half2, mask, pixel_size)
-    snr = wiener_snr(torch.tensor(table["fsc_masked"].to_numpy()))
+    table = half_map_table(half1, half2, mask, pixel_size)
+    snr = wiener_snr(torch.tensor(table["fsc_corrected"].to_numpy()))
     both = divide(sums.merged([2 * state, 2 * state + 1]), snr=snr)
     return {"map": both, "half1": half1, "half2": half2}, table
 

@@ -285,8 +285,10 @@ class _Spreading(torch.autograd.Function):
 def choose_grid(mixture: Mixture, box: int, pixel_size: float) -> Grid | None:
     """The grid for a batch of mixtures; None where spreading cannot be used or is not worth it."""
     widths = mixture.width.detach() / pixel_size
+    if widths.is_cuda or widths.dtype != torch.float32 or len(mixture) < FEW or not widths.numel():
+        return None
     narrowest, widest = (float(value) for value in widths.abs().aminmax())
-    if widths.is_cuda or widths.dtype != torch.float32 or not 0 <= widest < box or len(mixture) < FEW:
+    if not 0 <= widest < box:
         return None
     steps = [math.log(max(width, 1e-3)) / math.log(STEP) for width in (narrowest, widest)]
     return plan_grid(STEP ** math.floor(steps[0]), STEP ** math.ceil(steps[1]), len(mixture), box)
