@@ -1,19 +1,38 @@
 """The neutral fit: a known mixture is found again from its map, in absolute scale and place."""
 
+import json
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from gaussemble.errors import InputError
-from gaussemble.fit.neutral import MixtureParameters, Options, consensus_resolution, fit_mixture, neutral
+from gaussemble.fit.neutral import (
+    Options,
+    begin,
+    consensus_resolution,
+    fit_mixture,
+    grow,
+    judge,
+    make_parameters,
+    neutral,
+)
+from gaussemble.fit.parameters import MixtureParameters
+from gaussemble.fit.projections import Target, make_target
+from gaussemble.fit.restraints import Restraints, bond_angles, distances, geometry, penalty
 from gaussemble.io.files import write_csv
 from gaussemble.io.mixtures import read_mixture, write_mixture
 from gaussemble.io.mrc import read_map, write_map
+from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.physics.projection import mixture_to_map
 from gaussemble.physics.rings import shell_correlation
+from gaussemble.physics.symmetry import operators
 from gaussemble.quantities import Map, Mixture
 from tiny import BOX, PIXEL, molecule
+
+FREE = Restraints(torch.zeros(0, 2).long(), torch.zeros(0, 3).long(), torch.zeros(0), torch.zeros(0))
 
 
 @pytest.fixture
@@ -28,43 +47,172 @@ def rough(shift: float = 3.0) -> Mixture:
     return Mixture(center, torch.full((24,), float(truth.amplitude.mean())), torch.full((24,), 8.0))
 
 
-def test_parameters_start_at_the_seed():
+def whole(density: Map, finest: float = 12.0) -> Target:
+    """The map as a target, with a mask that takes all of it."""
+    return make_target(density, torch.ones(BOX, BOX, BOX), finest, 0)
+
+
+def fitted(target: Target, seed: Mixture, options: Options, restraints: Restraints = FREE) -> Mixture:
+    parameters, _ = fit_mixture(target, seed, restraints, options)
+    with torch.no_grad():
+        return parameters()
+
+
+@pytest.mark.parametrize("form", ["direct", "decoder"])
+def test_parameters_start_at_the_seed(form):
     seed = rough()
     with torch.no_grad():
-        start = MixtureParameters(seed, max_move=8.0, smallest_width=2.0)()
+        start = MixtureParameters(seed, max_move=8.0, pixel_size=4.0, form=form)()
     assert torch.allclose(start.center, seed.center)
     assert torch.allclose(start.amplitude, seed.amplitude, rtol=1e-5)
     assert torch.allclose(start.width, seed.width, rtol=1e-5)
 
 
 def test_the_map_is_explained_in_absolute_terms(density):
-    options = Options(rounds=2, steps=150)
-    parameters, errors = fit_mixture(density, rough(), [24.0, 12.0], options)
-    with torch.no_grad():
-        fitted = parameters()
-    assert errors[-1] < 0.02
+    found = fitted(whole(density), rough(), Options(rounds=2, steps=150))
     # rings of equal weight: the total mass is one ring of many, hence the per cent
-    assert float(fitted.amplitude.sum()) == pytest.approx(float(molecule().amplitude.sum()), rel=0.02)
-    voxels = mixture_to_map(fitted, BOX, PIXEL)
+    assert float(found.amplitude.sum()) == pytest.approx(float(molecule().amplitude.sum()), rel=0.02)
+    voxels = band_limited_map(found, BOX, PIXEL)
     assert float((voxels - density.voxels).norm() / density.voxels.norm()) < 0.1
     assert float(shell_correlation(voxels, density.voxels)[:16].min()) > 0.97
     # a shift of half a voxel, or a swapped axis, would be far outside
-    center = (fitted.amplitude[:, None] * fitted.center).sum(0) / fitted.amplitude.sum()
+    center = (found.amplitude[:, None] * found.center).sum(0) / found.amplitude.sum()
     truth = (molecule().amplitude[:, None] * molecule().center).sum(0) / molecule().amplitude.sum()
     assert float((center - truth).norm()) < 0.3
 
 
 def test_no_gaussian_leaves_its_seed_farther_than_allowed(density):
     seed = rough()
-    parameters, _ = fit_mixture(density, seed, [24.0], Options(steps=40, max_move=1.0))
-    with torch.no_grad():
-        assert float((parameters().center - seed.center).abs().max()) <= 1.0
+    found = fitted(whole(density, 24.0), seed, Options(rounds=1, steps=40, max_move=1.0))
+    assert float((found.center - seed.center).abs().max()) <= 1.0
 
 
 def test_same_seed_same_mixture(density):
-    options = Options(steps=10)
-    first, second = (fit_mixture(density, rough(), [24.0], options)[0] for _ in range(2))
-    assert torch.equal(first.move, second.move)
+    first, second = (fitted(whole(density, 24.0), rough(), Options(rounds=1, steps=10)) for _ in range(2))
+    assert torch.equal(first.center, second.center)
+
+
+def test_decoder_at_zero_and_direct_parameters_give_the_same_mixture(density):
+    """Both stop where the error does; Gaussians that overlap share their mass a little differently."""
+    target, seed = whole(density), rough(1.0)
+    direct, decoded = (fitted(target, seed, Options(rounds=2, form=form)) for form in ("direct", "decoder"))
+    maps = [band_limited_map(found, BOX, PIXEL) for found in (direct, decoded)]
+    assert float((maps[0] - maps[1]).norm() / maps[0].norm()) < 0.02
+    # seeds stood 1.7 Å off on average
+    assert float((direct.center - decoded.center).norm(dim=-1).median()) < 0.5
+
+
+def test_growth_stops_when_the_map_is_explained(density):
+    """From 4 Gaussians of a molecule of 24: more of them and finer, not more than needed."""
+    few = Mixture(rough().center[::6], torch.full((4,), 4.0), torch.full((4,), 12.0))
+    target = whole(density, 14.0)
+    parameters, rounds = grow(target, few, Options(steps=150))
+    resolutions, numbers = [one.resolution for one in rounds], [one.gaussians for one in rounds]
+    assert resolutions == sorted(resolutions, reverse=True)
+    assert resolutions[0] == 50
+    assert resolutions[-1] == 14
+    assert numbers == sorted(numbers)
+    assert rounds[-1].lowest_fsc >= 0.95
+    assert 8 <= numbers[-1] <= 64
+    with torch.no_grad():
+        found = parameters()
+    assert len(found) == numbers[-1]
+    # to 14 Å of a map that goes on to 12: mass and place, not only correlation
+    assert float(found.amplitude.sum()) == pytest.approx(float(molecule().amplitude.sum()), rel=0.03)
+    truth = (molecule().amplitude[:, None] * molecule().center).sum(0) / molecule().amplitude.sum()
+    assert float(((found.amplitude[:, None] * found.center).sum(0) / found.amplitude.sum() - truth).norm()) < 0.5
+
+
+def test_growth_keeps_to_its_bound_and_says_what_was_reached(density, capsys):
+    few = Mixture(rough().center[::6], torch.full((4,), 4.0), torch.full((4,), 12.0))
+    target, options = whole(density, 14.0), Options(steps=60, most=8, target=0.999)
+    _, rounds = grow(target, few, options)
+    assert max(one.gaussians for one in rounds) <= 8
+    judge(rounds, target, options)
+    said = capsys.readouterr().err
+    assert said.count("WARNING") == 1
+    assert "below the target 0.999" in said
+    with pytest.raises(InputError, match="option strict: the FSC with the map is"):
+        judge(rounds, target, options.model_copy(update={"strict": True}))
+
+
+def three_fold() -> Mixture:
+    """The molecule beside the z axis and its two copies."""
+    unit = molecule()
+    moved = Mixture(0.6 * unit.center + torch.tensor([30.0, 8.0, 5.0]), unit.amplitude, unit.width)
+    group = operators("C3").float()
+    center = torch.einsum("oij,gj->ogi", group, moved.center).flatten(end_dim=1)
+    return Mixture(center, moved.amplitude.repeat(3), moved.width.repeat(3))
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["copies", "anyhow"])
+def test_symmetric_mixtures_are_exactly_symmetric_and_no_worse(ordered):
+    density = Map(mixture_to_map(three_fold(), BOX, PIXEL), PIXEL)
+    target, generator = whole(density, 14.0), torch.Generator().manual_seed(2)
+    near = three_fold().center + torch.randn(72, 3, generator=generator) * (0.5 if ordered else 4.0)
+    seed = Mixture(near, torch.ones(72), torch.full((72,), 7.0))
+    lows = {}
+    for name in ("C1", "C3"):
+        options = Options(rounds=2, steps=150, symmetry=name)
+        start, kept = begin(seed, FREE, options)
+        parameters, rounds = fit_mixture(target, start, kept, options)
+        lows[name] = rounds[-1].lowest_fsc
+    assert len(start) == 24
+    with torch.no_grad():
+        found = parameters()
+    assert len(found) == 72
+    turned = torch.einsum("ij,gj->gi", operators("C3")[1].float(), found.center)
+    # the copies are the turned ones themselves, up to their order and float32
+    assert float(torch.cdist(turned.double(), found.center.double()).min(1).values.max()) < 1e-3
+    assert lows["C3"] >= lows["C1"] - 0.01
+    assert lows["C3"] > 0.95
+
+
+def test_an_unknown_group_is_refused(density):
+    with pytest.raises(InputError, match="symmetry 'Q3' is not known"):
+        make_parameters(rough(), whole(density), Options(symmetry="Q3"))
+
+
+def test_distances_and_angles_are_those_of_geometry():
+    center = torch.tensor([[0.0, 0, 0], [3, 0, 0], [3, 4, 0], [3, 8, 0]], dtype=torch.float64, requires_grad=True)
+    bonds, angles = torch.tensor([[0, 1], [1, 2], [2, 3]]), torch.tensor([[0, 1, 2], [1, 2, 3]])
+    assert distances(center, bonds).tolist() == [3, 4, 4]
+    assert torch.allclose(
+        bond_angles(center, angles).detach(), torch.tensor([math.pi / 2, math.pi]).double(), atol=1e-5
+    )
+    kept = Restraints(bonds, angles, torch.tensor([4.0, 4, 4]).double(), torch.tensor([math.pi / 3, math.pi]).double())
+    # one distance of three off by 1 Å; one angle of two by 30 degrees, at 4 Å
+    expected = 1 / 3 + (4 * math.pi / 6) ** 2 / 2
+    assert float(penalty(center, kept).detach()) == pytest.approx(expected, rel=1e-4)
+    penalty(center, kept).backward()
+    assert torch.isfinite(center.grad).all()
+
+
+def test_restraints_keep_the_geometry_while_the_fit_improves():
+    """A chain fitted to a map of itself bent and noisy: without restraints its distances scatter."""
+    generator, count = torch.Generator().manual_seed(5), 40
+    turn = torch.linspace(0, 3.5 * math.pi, count)
+    chain = torch.stack([18 * turn.cos(), 14 * turn.sin(), 1.6 * torch.arange(count) - 32], dim=-1)
+    bent = chain + torch.stack([0.004 * chain[:, 2] ** 2, torch.zeros(count), torch.zeros(count)], dim=-1)
+    voxels = mixture_to_map(Mixture(bent, torch.full((count,), 6.0), torch.full((count,), 4.0)), 40, 3.0)
+    noise = 0.05 * float(voxels.max()) * torch.randn(voxels.shape, generator=generator)
+    target = make_target(Map(voxels + noise, 3.0), torch.ones(40, 40, 40), 10.0, 0)
+    bonds = torch.stack([torch.arange(count - 1), torch.arange(1, count)], dim=-1)
+    angles = torch.stack([torch.arange(count - 2), torch.arange(1, count - 1), torch.arange(2, count)], dim=-1)
+    kept = Restraints(bonds, angles, distances(chain, bonds), bond_angles(chain, angles))
+    seed = Mixture(chain, torch.full((count,), 6.0), torch.full((count,), 4.0))
+    shapes, lows = [], []
+    for weight in (0.0, 0.3):
+        parameters, rounds = fit_mixture(target, seed, kept, Options(rounds=2, steps=150, restraint=weight))
+        with torch.no_grad():
+            shapes.append(geometry(parameters.unique().center, chain, kept))
+        lows.append(rounds[-1].lowest_fsc)
+    assert shapes[1]["distance_rmsd"] < 0.3 * shapes[0]["distance_rmsd"]
+    assert shapes[1]["angle_rmsd_degrees"] < 0.5 * shapes[0]["angle_rmsd_degrees"]
+    # the chain still follows the bend, whose positions are 1.9 Å away (rms)
+    assert shapes[1]["position_rmsd"] > 1.0
+    with torch.no_grad():
+        assert float((parameters.unique().center - bent).norm(dim=-1).square().mean().sqrt()) < 1.0
 
 
 def consensus_folder(folder, density: Map) -> None:
@@ -84,7 +232,7 @@ def test_stage_writes_files_in_the_map_frame(tmp_path, density):
         consensus=tmp_path / "consensus",
         seeds=tmp_path / "seeds.npz",
         out=tmp_path / "out",
-        options=Options(steps=40),
+        options=Options(steps=40, rounds=1),
     )
     stored = np.load(tmp_path / "out/mixture.npz")["center"]
     mixture = read_mixture(tmp_path / "out/mixture.npz")
@@ -96,7 +244,12 @@ def test_stage_writes_files_in_the_map_frame(tmp_path, density):
     table = pd.read_csv(tmp_path / "out/fsc.csv")
     assert list(table.columns) == ["ring", "frequency", "resolution", "fsc", "fsc_masked"]
     assert table["fsc"][1:8].min() > 0.9
-    assert torch.load(tmp_path / "out/decoder.pt", weights_only=True)["move"].shape == (24, 3)
+    assert torch.load(tmp_path / "out/decoder.pt", weights_only=True)["change.values"].shape == (24, 5)
+    growth = pd.read_csv(tmp_path / "out/growth.csv")
+    columns = ["gaussians", "resolution", "lowest_fsc", "resolution_target", "resolution_0.5", "seconds"]
+    assert list(growth.columns) == columns
+    assert growth["gaussians"].tolist() == [24]
+    assert json.loads((tmp_path / "out/geometry.json").read_text())["bonds"] == 0
 
 
 def test_resolution_comes_from_the_masked_curve(tmp_path, density):
@@ -110,3 +263,34 @@ def test_a_mask_of_another_box_is_refused(tmp_path, density):
     write_map(tmp_path / "mask.mrc", Map(torch.ones(8, 8, 8), PIXEL))
     with pytest.raises(InputError, match=r"mask\.mrc: box 8, but the map's is 32"):
         neutral(consensus=tmp_path, seeds=tmp_path / "seeds.npz", out=tmp_path / "out", options=Options())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("mask", r"mask\.mrc: no voxel above 0\.5"),
+        ("dark", r"map\.mrc: no positive density inside the mask"),
+        ("many", r"seeds\.npz: 24 Gaussians, but .*mask\.mrc holds 8 voxels"),
+        ("fine", r"option resolution is 5 Å, but pixels of 6 Å .* hold nothing finer than 12 Å"),
+        ("bonds", r"seeds\.npz: array bonds names Gaussian 24, but there are 24"),
+    ],
+)
+def test_wrong_input_is_told_in_one_line(tmp_path, density, spoil, message):
+    consensus_folder(tmp_path, density)
+    mask = torch.zeros(BOX, BOX, BOX)
+    mask[16:18, 16:18, 16:18] = 1
+    write_mixture(tmp_path / "seeds.npz", rough(), density)
+    if spoil == "mask":
+        write_map(tmp_path / "mask.mrc", density.with_voxels(torch.zeros(BOX, BOX, BOX)))
+    if spoil == "many":
+        write_map(tmp_path / "mask.mrc", density.with_voxels(mask))
+    if spoil == "dark":
+        write_map(tmp_path / "map.mrc", density.with_voxels(-density.voxels))
+    if spoil == "bonds":
+        arrays = dict(np.load(tmp_path / "seeds.npz"))
+        np.savez(tmp_path / "seeds.npz", **arrays, bonds=np.array([[0, 24]]))
+    options = Options(resolution=5.0 if spoil == "fine" else None)
+    with pytest.raises(InputError, match=message) as caught:
+        neutral(consensus=tmp_path, seeds=tmp_path / "seeds.npz", out=tmp_path / "out", options=options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()

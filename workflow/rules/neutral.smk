@@ -1,12 +1,13 @@
 """One static mixture that explains the neutral map of a split.
 
 REQUIRES  results/{dataset}/{split}/consensus/, results/{dataset}/{split}/seeds/
-PROVIDES  results/{dataset}/{split}/neutral/  mixture.npz mixture.cif map.mrc fsc.csv decoder.pt
+PROVIDES  results/{dataset}/{split}/neutral/  mixture.npz mixture.cif map.mrc fsc.csv growth.csv
+          geometry.json decoder.pt
 """
 
 
 rule neutral:
-    """Fit the mixture to the map, coarse to fine."""
+    """Fit the mixture to the map, coarse to fine; without a model or a count, grow it."""
     input:
         map="results/{dataset}/{split}/consensus/map.mrc",
         mask="results/{dataset}/{split}/consensus/mask.mrc",
@@ -17,6 +18,8 @@ rule neutral:
         atoms="results/{dataset}/{split}/neutral/mixture.cif",
         map="results/{dataset}/{split}/neutral/map.mrc",
         fsc="results/{dataset}/{split}/neutral/fsc.csv",
+        growth="results/{dataset}/{split}/neutral/growth.csv",
+        geometry="results/{dataset}/{split}/neutral/geometry.json",
         decoder="results/{dataset}/{split}/neutral/decoder.pt",
     log:
         "results/{dataset}/logs/{split}/neutral.txt",

@@ -1,36 +1,34 @@
 """The neutral mixture: Gaussians fitted to the consensus map.
 
-It starts at the seeds (the seeds' coordinates are the first fit) and goes on against projections of the map, coarse to
-fine, positions locally, amplitudes and widths. Each ring's error is divided by the map's power there, so that fine
-rings count as much as coarse ones, as in a Fourier ring correlation, but the absolute scale is fitted too.
+It starts at the seeds (the seeds' coordinates are the first fit) and goes on against projections of the masked map,
+coarse to fine, positions locally, amplitudes and widths (`fit.projections`). With an atomic model the seeds' number
+stays; without one it grows until the map is explained (`fit.growth`).
 """
 
+import time
 from pathlib import Path
+from typing import Literal
 
 import torch
-from jaxtyping import Complex, Float
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional
 
 from gaussemble.errors import InputError
+from gaussemble.fit.asymmetric import folded, symmetric_rows
 from gaussemble.fit.devices import DeviceName, choose_device
-from gaussemble.io.files import read_csv, write_csv
+from gaussemble.fit.growth import COARSEST, Round, enough, grown, measure, next_step, table
+from gaussemble.fit.parameters import Form, MixtureParameters
+from gaussemble.fit.projections import Schedule, Target, fit_round, make_target
+from gaussemble.fit.restraints import Restraints, among, geometry, read_restraints
+from gaussemble.io.files import read_csv, read_npz, write_csv, write_json
 from gaussemble.io.mixtures import read_mixture, write_mixture, write_pseudo_atoms
 from gaussemble.io.mrc import read_map, write_map
 from gaussemble.io.tensors import write_tensors
 from gaussemble.options import StageOptions
-from gaussemble.physics.backprojection import project_map
-from gaussemble.physics.fourier import band_box, crop_transform
-from gaussemble.physics.projection import mixture_to_map, project
-from gaussemble.physics.rings import ring_index, ring_means, spread
-from gaussemble.physics.rotations import random_rotations
+from gaussemble.physics.band_limited import band_limited_map
+from gaussemble.physics.symmetry import operators
 from gaussemble.prepare.consensus import curve_resolution, fsc_table
-from gaussemble.progress import progress, say
+from gaussemble.progress import say
 from gaussemble.quantities import Map, Mixture
-
-VIEWS = 600  # projections of the map, drawn once: several times more than a map of 100 voxels has independent ones
-BATCH = 24
 
 
 class Options(StageOptions):
@@ -39,116 +37,87 @@ class Options(StageOptions):
     resolution: float | None = Field(
         default=None, gt=0, description="Finest resolution to fit, in Å; none: the consensus map's own (FSC 0.143)."
     )
-    rounds: int = Field(default=3, ge=1, description="Resolutions from coarse to fine, each twice as fine as the last.")
-    steps: int = Field(default=150, ge=1, description="Optimiser steps a round.")
+    target: float = Field(
+        default=0.95, gt=0, lt=1, description="FSC with the map, inside the mask, to reach everywhere below it."
+    )
+    strict: bool = Field(default=False, description="Stop with an error where the target is not reached.")
+    grow: Literal["auto", "yes", "no"] = Field(
+        default="auto",
+        description="Double the Gaussians, from coarse resolution on, until the target is reached; auto: where the "
+        "seeds have neither a model nor a count.",
+    )
+    most: int = Field(default=8192, ge=1, description="Most Gaussians to grow to.")
+    rounds: int = Field(
+        default=3, ge=1, description="Without growth: resolutions from coarse to fine, each twice as fine as the last."
+    )
+    steps: int = Field(default=300, ge=1, description="Optimiser steps a round.")
     learning_rate: float = Field(
-        default=0.02, gt=0, description="Learning rate of positions in voxels; other parameters in proportion."
+        default=0.1, gt=0, description="Learning rate of positions in voxels; other parameters in proportion."
     )
     max_move: float = Field(default=8.0, gt=0, description="Farthest from its seed along each axis, in Å.")
+    symmetry: str = Field(
+        default="C1", description="Point group, with RELION's names and axes, under which the mixture is symmetric."
+    )
+    restraint: float = Field(
+        default=0.1,
+        ge=0,
+        description="Weight, in 1/Å², of mean-square deviations from the model's distances and pseudo-angles between "
+        "consecutive residues, against the map's relative error.",
+    )
+    form: Form = Field(
+        default="direct", description="Fit the parameters themselves, or a small decoder's output at latent 0."
+    )
     device: DeviceName = Field(default="auto", description="Where to compute: auto takes a GPU when there is one.")
-    seed: int = Field(default=0, ge=0, description="Seed of the projection directions.")
+    seed: int = Field(default=0, ge=0, description="Seed of the projection directions and of new Gaussians.")
 
 
-class MixtureParameters(nn.Module):
-    """A mixture as free parameters: positions near the seed's, amplitudes and widths positive."""
+def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> None:
+    """Fit the neutral mixture to the consensus map.
 
-    seed_center: Tensor
-    unit: Tensor
+    Writes mixture.npz, mixture.cif, map.mrc, fsc.csv, growth.csv, geometry.json, decoder.pt.
 
-    def __init__(self, seed: Mixture, max_move: float, smallest_width: float):
-        super().__init__()
-        self.max_move, self.smallest_width = max_move, smallest_width
-        self.register_buffer("seed_center", seed.center.clone())
-        self.move = nn.Parameter(torch.zeros_like(seed.center))
-        mean = seed.amplitude.clamp(min=0).mean().clamp(min=1e-12)
-        self.register_buffer("unit", mean)
-        self.amplitude = nn.Parameter(_inverse_softplus((seed.amplitude / mean).clamp(min=0.05)))
-        self.width = nn.Parameter(_inverse_softplus((seed.width - smallest_width).clamp(min=0.05 * smallest_width)))
-
-    def forward(self) -> Mixture:
-        """The mixture as it stands."""
-        within = self.max_move * torch.tanh(self.move / self.max_move)
-        amplitude = self.unit * functional.softplus(self.amplitude)
-        return Mixture(self.seed_center + within, amplitude, self.smallest_width + functional.softplus(self.width))
-
-
-def _inverse_softplus(values: Tensor) -> Tensor:
-    return values + torch.log(-torch.expm1(-values))
-
-
-def fit_mixture(
-    density: Map,
-    seed: Mixture,
-    resolutions: list[float],
-    options: Options,
-) -> tuple[MixtureParameters, list[float]]:
-    """Fit to projections of the map, one round a resolution (Å), coarse to fine.
-
-    Returns the parameters (call them for the mixture) and the last relative error of each round.
+    Args:
+        consensus: folder of the stage `consensus`: map.mrc, mask.mrc, fsc.csv.
+        seeds: seeds.npz, where the Gaussians start.
+        out: folder to write.
+        options: see `Options`.
     """
-    device = choose_device(options.device)
-    generator = torch.Generator().manual_seed(options.seed)
-    rotation = random_rotations(VIEWS, generator).float()
-    views = project_map(density.voxels.float(), rotation)
-    parameters = MixtureParameters(seed, options.max_move, 0.5 * density.pixel_size).to(device)
-    errors = []
-    for finest in resolutions:
-        box = band_box(density.box, density.pixel_size, finest)
-        target = crop_transform(views, box).to(device)
-        weight = _ring_weight(target, box, density.box * density.pixel_size, finest)
-        errors.append(_fit_round(parameters, target, weight, rotation.to(device), density, options, generator))
-        say(f"neutral: to {finest:.1f} Å, relative error {errors[-1]:.3f}")
-    return parameters.cpu(), errors
+    density, mask = read_map(consensus / "map.mrc"), read_map(consensus / "mask.mrc")
+    refuse_unfit(consensus, density, mask)
+    seed = read_mixture(seeds)
+    refuse_too_many(seeds, seed, consensus, mask)
+    refuse_beyond_nyquist(options.resolution, density.pixel_size, consensus)
+    finest = max(options.resolution or consensus_resolution(consensus / "fsc.csv"), 2.0 * density.pixel_size)
+    target = make_target(density, mask.voxels, finest, options.seed)
+    start, kept = begin(seed, read_restraints(seeds, seed.center), options)
+    if may_grow(seeds, options):
+        parameters, rounds = grow(target, start, options)
+    else:
+        parameters, rounds = fit_mixture(target, start, kept, options)
+    judge(rounds, target, options)
+    write(out, density, mask, parameters, kept, rounds)
 
 
-def _ring_weight(
-    target: Complex[Tensor, "view y half_x"], box: int, field: float, finest: float
-) -> Float[Tensor, "y half_x"]:
-    """1 / (rings x the ring's mean power), 0 beyond the resolution: the weighted squares of the map sum to about 1."""
-    power = ring_means(target.abs().square(), box).mean(0)
-    rings = torch.arange(box // 2 + 1, device=target.device)
-    inside = (rings / field <= 1 / finest) & (rings < box // 2)
-    per_ring = torch.where(inside, 1 / power.clamp(min=float(power.max()) * 1e-12), 0.0)
-    members = torch.bincount(ring_index(box).flatten())[: box // 2 + 1].to(target.device)
-    return spread(per_ring / members / inside.sum(), box)
+def refuse_unfit(folder: Path, density: Map, mask: Map) -> None:
+    """Raise InputError where the mask has another box, or nothing is in it."""
+    if mask.box != density.box:
+        raise InputError(f"{folder / 'mask.mrc'}: box {mask.box}, but the map's is {density.box}")
+    if not (mask.voxels > 0.5).any():
+        raise InputError(f"{folder / 'mask.mrc'}: no voxel above 0.5; give a mask that is 1 at the molecule")
+    if not (density.voxels[mask.voxels > 0.5] > 0).any():
+        raise InputError(
+            f"{folder / 'map.mrc'}: no positive density inside the mask; give a map in which the molecule is bright"
+        )
 
 
-def _fit_round(
-    parameters: MixtureParameters,
-    target: Tensor,
-    weight: Tensor,
-    rotation: Tensor,
-    density: Map,
-    options: Options,
-    generator: torch.Generator,
-) -> float:
-    """Adam with a cosine schedule; returns the mean relative error of the last tenth of the steps."""
-    box = target.shape[-2]
-    pixel_size = density.pixel_size * density.box / box
-    rate = options.learning_rate
-    groups = [
-        {"params": [parameters.move, parameters.width], "lr": rate * density.pixel_size},
-        {"params": [parameters.amplitude], "lr": rate * 2},
-    ]
-    optimizer = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
-    losses = []
-    for _ in progress(range(options.steps), "neutral"):
-        chosen = torch.randint(len(rotation), (BATCH,), generator=generator).to(rotation.device)
-        predicted = project(parameters(), rotation[chosen], box, pixel_size)
-        loss = (weight * (predicted - target[chosen]).abs().square()).sum((-2, -1)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-    tail = losses[-max(1, len(losses) // 10) :]
-    return sum(tail) / len(tail)
-
-
-def consensus_resolution(curve: Path) -> float:
-    """Å at which the half-maps' FSC (masked) of the consensus falls below 0.143."""
-    return curve_resolution(read_csv(curve, ["frequency", "fsc_masked"]))
+def refuse_too_many(seeds: Path, seed: Mixture, folder: Path, mask: Map) -> None:
+    """Raise InputError where there are more Gaussians than voxels to explain."""
+    voxels = int((mask.voxels > 0.5).sum())
+    if len(seed) > voxels:
+        raise InputError(
+            f"{seeds}: {len(seed)} Gaussians, but {folder / 'mask.mrc'} holds {voxels} voxels; lower seeds.count, take "
+            "coarser seeds.atoms, or enlarge particles.box"
+        )
 
 
 def refuse_beyond_nyquist(resolution: float | None, pixel_size: float, folder: Path) -> None:
@@ -160,32 +129,147 @@ def refuse_beyond_nyquist(resolution: float | None, pixel_size: float, folder: P
         )
 
 
-def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> None:
-    """Fit the neutral mixture to the consensus map; writes mixture.npz, mixture.cif, map.mrc, fsc.csv, decoder.pt.
+def consensus_resolution(curve: Path) -> float:
+    """Å at which the half-maps' FSC (masked) of the consensus falls below 0.143."""
+    return curve_resolution(read_csv(curve, ["frequency", "fsc_masked"]))
 
-    Args:
-        consensus: folder of the stage `consensus`: map.mrc, mask.mrc, fsc.csv.
-        seeds: seeds.npz, where the Gaussians start.
-        out: folder to write.
-        options: see `Options`.
-    """
-    density, mask = read_map(consensus / "map.mrc"), read_map(consensus / "mask.mrc")
-    if mask.box != density.box:
-        raise InputError(f"{consensus / 'mask.mrc'}: box {mask.box}, but the map's is {density.box}")
-    seed = read_mixture(seeds)
-    refuse_beyond_nyquist(options.resolution, density.pixel_size, consensus)
-    finest = max(options.resolution or consensus_resolution(consensus / "fsc.csv"), 2.0 * density.pixel_size)
-    resolutions = [finest * 2**step for step in reversed(range(options.rounds))]
-    masked = density.with_voxels(density.voxels * mask.voxels)
-    parameters, _ = fit_mixture(masked, seed, resolutions, options)
+
+def may_grow(seeds: Path, options: Options) -> bool:
+    """Whether the number of Gaussians is free: as asked, or as the seeds say."""
+    if options.grow != "auto":
+        return options.grow == "yes"
+    return bool(read_npz(seeds, "seeds").get("grow", False))
+
+
+def begin(seed: Mixture, restraints: Restraints, options: Options) -> tuple[Mixture, Restraints]:
+    """The seeds of the asymmetric unit (all of them without symmetry) and the restraints between these."""
+    group = operators(options.symmetry).float()
+    if len(group) == 1:
+        return seed, restraints
+    rows = symmetric_rows(seed.center, group)
+    if rows is not None:
+        say(f"neutral: {len(rows)} of {len(seed)} Gaussians make up the others by {options.symmetry}")
+        return seed.select(rows), among(restraints, rows, len(seed))
+    if len(restraints):
+        say(f"neutral: WARNING: the model is not {options.symmetry} symmetric within 5 Å; its geometry is not kept")
+    unit = folded(seed, group, options.seed)
+    say(f"neutral: {len(unit)} Gaussians in the asymmetric unit, {len(unit) * len(group)} by {options.symmetry}")
+    return unit, among(restraints, torch.zeros(0, dtype=torch.long), len(seed))
+
+
+def make_parameters(seed: Mixture, target: Target, options: Options) -> MixtureParameters:
+    """Parameters at the seeds, on the device."""
+    torch.manual_seed(options.seed)  # of a decoder's first weights
+    group = operators(options.symmetry).float()
+    parameters = MixtureParameters(seed, options.max_move, target.voxel, group, options.form)
+    return parameters.to(choose_device(options.device))
+
+
+def make_schedule(options: Options) -> Schedule:
+    """How every round is fitted."""
+    return Schedule(options.steps, options.learning_rate, options.restraint, options.seed)
+
+
+def measured(parameters: MixtureParameters, target: Target, fitted: float, wanted: float, start: float) -> Round:
+    """What a mixture reaches, said too."""
     with torch.no_grad():
-        mixture = parameters()
-    fitted = mixture_to_map(mixture, density.box, density.pixel_size)
-    table = fsc_table(fitted, density.voxels, mask.voxels, density.pixel_size)
-    reached = curve_resolution(table, threshold=0.5)
+        found = measure(parameters(), target, fitted, wanted, start)
+    say(f"neutral: {found}")
+    return found
+
+
+def fit_mixture(
+    target: Target, seed: Mixture, restraints: Restraints, options: Options
+) -> tuple[MixtureParameters, list[Round]]:
+    """A fixed number of Gaussians, coarse to fine; the parameters (call them for the mixture) and what they reach."""
+    start = time.monotonic()
+    parameters, schedule = make_parameters(seed, target, options), make_schedule(options)
+    for number in reversed(range(options.rounds)):
+        resolution = target.finest * 2**number
+        error = fit_round(parameters, target, resolution, schedule, restraints if len(restraints) else None)
+        say(f"neutral: to {resolution:.1f} Å, relative error {error:.3f}")
+    return parameters.cpu(), [measured(parameters, target, target.finest, options.target, start)]
+
+
+def grow(target: Target, seed: Mixture, options: Options) -> tuple[MixtureParameters, list[Round]]:
+    """More Gaussians and finer until the stop rule; the best parameters, and what each round reached."""
+    start, resolution, schedule = time.monotonic(), max(COARSEST, target.finest), make_schedule(options)
+    rounds: list[Round] = []
+    parameters = best = make_parameters(seed, target, options)
+    while True:
+        fit_round(parameters, target, resolution, schedule)
+        rounds.append(measured(parameters.cpu(), target, resolution, options.target, start))
+        if rounds[-1] is best_round(rounds):
+            best = parameters
+        step = next_step(rounds, target, options.target, options.most)
+        if step == "stop":
+            break
+        if step == "double":
+            seed = grown(parameters, target, resolution, options.seed)
+        else:
+            resolution = max(target.finest, resolution / 2)
+            seed = detached(parameters)
+        parameters = make_parameters(seed, target, options)
+    say_enough(rounds, options.target)
+    return best, rounds
+
+
+def detached(parameters: MixtureParameters) -> Mixture:
+    """The Gaussians of the asymmetric unit as new seeds."""
+    with torch.no_grad():
+        return parameters.unique()
+
+
+def best_round(rounds: list[Round]) -> Round:
+    """The one with the highest FSC at its lowest among those of the finest resolution."""
+    finest = min(one.resolution for one in rounds)
+    return max((one for one in rounds if one.resolution == finest), key=lambda one: one.lowest_fsc)
+
+
+def say_enough(rounds: list[Round], wanted: float) -> None:
+    """An answer to how many Gaussians are needed, where the rounds give one."""
+    number = enough(rounds, wanted)
+    if number is not None:
+        say(f"neutral: about {number} Gaussians would reach {wanted:g}, to judge by the last two rounds")
+
+
+def judge(rounds: list[Round], target: Target, options: Options) -> None:
+    """Warn where the best round stays below the target; raise InputError instead if strict."""
+    best = best_round(rounds)
+    if best.lowest_fsc >= options.target:
+        return
+    found = (
+        f"the FSC with the map is {best.lowest_fsc:.3f} at its lowest up to {target.finest:.1f} Å with "
+        f"{best.gaussians} Gaussians, below the target {options.target:g}"
+    )
+    remedies = (
+        "a coarser neutral.resolution, a tighter mask or more Gaussians (seeds.count or atoms, neutral.most) help"
+    )
+    if options.strict:
+        raise InputError(f"option strict: {found}; {remedies}")
+    say(f"neutral: WARNING: {found}; {remedies}")
+
+
+def write(
+    out: Path, density: Map, mask: Map, parameters: MixtureParameters, restraints: Restraints, rounds: list[Round]
+) -> None:
+    """All files of the stage."""
+    with torch.no_grad():
+        mixture, unique = parameters(), parameters.unique()
+    fitted = band_limited_map(mixture, density.box, density.pixel_size)
+    curve = fsc_table(fitted, density.voxels, mask.voxels, density.pixel_size)
+    reached = curve_resolution(curve, threshold=0.5)
     say(f"neutral: {len(mixture)} Gaussians agree with the map (FSC 0.5) to {reached:.1f} Å")
+    shape = geometry(unique.center, parameters.seed_center, restraints)
+    if len(restraints):
+        say(
+            "neutral: root-mean-square deviation from the model: {position_rmsd:.2f} Å of positions, "
+            "{distance_rmsd:.2f} Å of {bonds} distances, {angle_rmsd_degrees:.1f}° of {angles} angles".format(**shape)
+        )
     write_mixture(out / "mixture.npz", mixture, density)
     write_pseudo_atoms(out / "mixture.cif", mixture, density)
     write_map(out / "map.mrc", density.with_voxels(fitted))
-    write_csv(out / "fsc.csv", table)
+    write_csv(out / "fsc.csv", curve)
+    write_csv(out / "growth.csv", table(rounds))
+    write_json(out / "geometry.json", shape)
     write_tensors(out / "decoder.pt", parameters.state_dict())

@@ -1,0 +1,149 @@
+"""The masked map as projections inside a band, and the fit of a mixture to them.
+
+Each ring's error is divided by the map's power there, so that fine rings count as much as coarse ones, as in a Fourier
+ring correlation, but the absolute scale is fitted too.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import OneCycleLR
+
+from gaussemble.fit.parameters import MixtureParameters
+from gaussemble.fit.restraints import Restraints, penalty
+from gaussemble.physics.backprojection import project_map
+from gaussemble.physics.band_limited import band_limited_map
+from gaussemble.physics.fourier import band_box, crop_transform, resample_3d
+from gaussemble.physics.masks import masked_correlation
+from gaussemble.physics.projection import project
+from gaussemble.physics.rings import ring_index, ring_means, spread
+from gaussemble.physics.rotations import random_rotations
+from gaussemble.progress import progress
+from gaussemble.quantities import Map, Mixture
+
+VIEWS = 600  # projections of the map, drawn once: several times more than a map of 100 voxels has independent ones
+BATCH = 8  # many steps of few views go farther than few steps of many
+MARGIN = 2  # rings beyond the resolution that are fitted too: the mask mixes them with those that are judged
+BETAS = (0.7, 0.9)  # short memories: with Adam's usual second one, 0.999, the error was four times as large
+WARM_UP = 0.1  # of a round's steps: the moments of the gradients are not known at first
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a round is fitted."""
+
+    steps: int
+    learning_rate: float  # of positions in voxels; other parameters in proportion
+    restraint: float  # 1/Å², weight of the restraints' squares against the relative error
+    seed: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the mixture shall be like: a map and its mask, cut to the band that is fitted, and views of their product.
+
+    Outside the band nothing is asked of the mixture.
+    """
+
+    density: Float[Tensor, "z y x"]
+    mask: Float[Tensor, "z y x"]
+    pixel_size: float  # Å, of the band
+    voxel: float  # Å, of the map as given
+    finest: float  # Å
+    rotation: Float[Tensor, "view 3 3"]
+    views: Complex[Tensor, "view y half_x"]
+
+    @property
+    def box(self) -> int:
+        """Voxels along one edge."""
+        return self.density.shape[-1]
+
+    @property
+    def field(self) -> float:
+        """Å along one edge."""
+        return self.box * self.pixel_size
+
+    def rings(self, resolution: float) -> int:
+        """The last ring up to a resolution in Å."""
+        return min(int(self.field / resolution * (1 + 1e-6)), self.box // 2)
+
+
+def make_target(density: Map, mask: Float[Tensor, "z y x"], finest: float, seed: int) -> Target:
+    """The map cut to a little beyond the resolution (Å), and random views of it inside the mask."""
+    field = density.box * density.pixel_size
+    box = band_box(density.box, density.pixel_size, 1 / (1 / finest + 2 * MARGIN / field))
+    cut, cut_mask, masked = (
+        resample_3d(voxels.float(), density.pixel_size, box, field / box)
+        for voxels in (density.voxels, mask, density.voxels * mask)
+    )
+    rotation = random_rotations(VIEWS, torch.Generator().manual_seed(seed)).float()
+    return Target(cut, cut_mask, field / box, density.pixel_size, finest, rotation, project_map(masked, rotation))
+
+
+def correlation(mixture: Mixture, target: Target) -> Float[Tensor, " ring"]:
+    """FSC of the mixture's map and the map inside the mask, of the rings of the band."""
+    voxels = band_limited_map(mixture, target.box, target.pixel_size)
+    return masked_correlation(voxels, target.density, target.mask)
+
+
+def fit_round(
+    parameters: MixtureParameters,
+    target: Target,
+    resolution: float,
+    schedule: Schedule,
+    restraints: Restraints | None = None,
+) -> float:
+    """Fit to the views up to a resolution (Å) by Adam; returns the mean relative error of the last tenth of the steps.
+
+    The parameters stay on their device.
+    """
+    device = parameters.seed_center.device
+    last = min(target.rings(resolution) + MARGIN, target.box // 2 - 1)
+    box = min(target.box, 2 * (last + 1))
+    views, rotation = crop_transform(target.views, box).to(device), target.rotation.to(device)
+    weight, pixel_size = ring_weights(views, box, last), target.field / box
+    kept = restraints.to(device) if restraints is not None and schedule.restraint else None
+    generator = torch.Generator().manual_seed(schedule.seed)
+    optimizer, rates = make_optimizer(parameters, schedule)
+    errors = []
+    for _ in progress(range(schedule.steps), "neutral"):
+        chosen = torch.randint(len(rotation), (BATCH,), generator=generator).to(device)
+        predicted = project(parameters(), rotation[chosen], box, pixel_size)
+        loss = (weight * (predicted - views[chosen]).abs().square()).sum((-2, -1)).mean()
+        errors.append(loss.detach())
+        if kept is not None:
+            loss = loss + schedule.restraint * penalty(parameters.unique().center, kept)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.step()
+    return float(torch.stack(errors[-max(1, len(errors) // 10) :]).mean())
+
+
+def make_optimizer(parameters: MixtureParameters, schedule: Schedule) -> tuple[Adam, OneCycleLR]:
+    """Adam whose rate rises over the first steps and falls to nothing as a cosine.
+
+    A decoder's hidden layers, which all Gaussians share, go at a hundredth of the rate.
+    """
+    named = list(parameters.named_parameters())
+    hidden = [value for name, value in named if ".body." in name]
+    groups: list[dict] = [
+        {"params": [value for name, value in named if ".body." not in name], "lr": schedule.learning_rate}
+    ]
+    if hidden:
+        groups.append({"params": hidden, "lr": 0.01 * schedule.learning_rate})
+    optimizer = Adam(groups, betas=BETAS)
+    peaks = [group["lr"] for group in groups]
+    return optimizer, OneCycleLR(optimizer, peaks, schedule.steps + 1, pct_start=WARM_UP, cycle_momentum=False)
+
+
+def ring_weights(views: Complex[Tensor, "view y half_x"], box: int, last: int) -> Float[Tensor, "y half_x"]:
+    """1 / (rings x the ring's mean power) up to the last ring: the weighted squares of the map sum to about 1."""
+    power = ring_means(views.abs().square(), box).mean(0)
+    inside = torch.arange(box // 2 + 1, device=views.device) <= last
+    per_ring = torch.where(inside, 1 / power.clamp(min=float(power.max()) * 1e-12), 0.0)
+    members = torch.bincount(ring_index(box).flatten())[: box // 2 + 1].to(views.device)
+    return spread(per_ring / members / inside.sum(), box)
