@@ -9,7 +9,7 @@ import torch
 from scipy.spatial import KDTree
 
 from gaussemble.errors import InputError
-from gaussemble.fit.seeds import Options, cluster, derived_count, seeds
+from gaussemble.fit.seeds import START, Options, cluster, seeds
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import write_map
 from gaussemble.quantities import Map
@@ -231,6 +231,32 @@ def test_beads_can_be_fewer_and_wider(fitted, tmp_path):
     assert np.allclose(mean, points.mean(0), atol=0.05)
 
 
+def test_the_neutral_fit_is_told_what_may_grow_and_what_follows_what(fitted, tmp_path):
+    paths, points = fitted
+    model = write_model(tmp_path / "model.cif", points)
+    for given, count, grow, bonds in (
+        (None, None, True, 0),
+        (None, 20, False, 0),
+        (model, None, False, 59),
+        (model, 12, False, 0),
+    ):
+        seeds(**paths, model=given, options=Options(resolution=10, count=count))
+        with np.load(tmp_path / "seeds" / "seeds.npz") as stored:
+            assert bool(stored["grow"]) is grow
+            assert len(stored.get("bonds", ())) == bonds
+            assert len(stored["center"]) == (START if grow else count or 60)
+            if bonds:
+                assert np.allclose(stored["center"][stored["bonds"][:, 0]], points[:-1], atol=1e-3)
+
+
+def test_the_model_is_written_as_it_was_taken(fitted, tmp_path):
+    paths, points = fitted
+    model = write_model(tmp_path / "model.cif", points)
+    seeds(**paths, model=model, options=Options(resolution=10, selection="A/1-20"))
+    taken = gemmi.read_structure(str(tmp_path / "seeds" / "model.cif"))[0]
+    assert np.allclose([site.atom.pos.tolist() for site in taken.all()], points[:20], atol=1e-3)
+
+
 def test_one_width_if_given(fitted):
     paths, _ = fitted
     seeds(**paths, options=Options(resolution=10, width=3.25))
@@ -283,14 +309,6 @@ def test_selection_seeds_a_part_and_density_the_rest(fitted, tmp_path):
     assert len(found[0]) > 40
     assert torch.equal(found[0].center, found[1].center)
     assert torch.equal(found[0].amplitude, found[1].amplitude)
-
-
-def test_derived_count_follows_volume_and_resolution():
-    # the 50S subunit at 8 Å, where the published number is 3082
-    assert 3082 / 2 < derived_count(1.45e6 * 1.1, 8.0) < 3082 * 2.1
-    assert derived_count(1e6, 10.0) == 2000
-    assert derived_count(1e3, 10.0) == 64
-    assert derived_count(1e8, 3.0) == 4096
 
 
 def test_cluster_splits_by_weight():

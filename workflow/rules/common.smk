@@ -73,6 +73,11 @@ def particle_subsets(folder):
     return [f"{folder}/{name}" for name in names]
 
 
+def where_given(stage, key, path):
+    """For output: a file that a stage makes only where the config names another."""
+    return path if config[stage][key] else []
+
+
 def optional(*names):
     """A function for params: flags for those of the inputs that are there."""
 

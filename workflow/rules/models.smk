@@ -1,6 +1,6 @@
 """The atomic model, moved as the mixture moves.
 
-REQUIRES  the atomic model that the config names (seeds.model); results/{dataset}/{split}/  consensus/ neutral/
+REQUIRES  results/{dataset}/{split}/  seeds/model.cif consensus/ neutral/
           {analysis}/heterogeneity/ {analysis}/latent/
 PROVIDES  results/{dataset}/{split}/{analysis}/models/  pc1.cif pc2.cif ... displacement.csv
 """
@@ -9,7 +9,7 @@ PROVIDES  results/{dataset}/{split}/{analysis}/models/  pc1.cif pc2.cif ... disp
 rule models:
     """Morph the atomic model along every trajectory."""
     input:
-        model=given("seeds", "model"),
+        model="results/{dataset}/{split}/seeds/model.cif",
         map="results/{dataset}/{split}/consensus/map.mrc",
         neutral="results/{dataset}/{split}/neutral/mixture.npz",
         network="results/{dataset}/{split}/{analysis}/heterogeneity/model.pt",

@@ -1,7 +1,7 @@
 """Where the Gaussians start: at atoms, and in the density that the atoms leave unexplained.
 
 REQUIRES  results/{dataset}/{split}/consensus/; the atomic model, if the config names one (seeds.model)
-PROVIDES  results/{dataset}/{split}/seeds/  seeds.npz seeds.cif
+PROVIDES  results/{dataset}/{split}/seeds/  seeds.npz seeds.cif; model.cif, the atomic model as it was taken
 """
 
 
@@ -14,6 +14,7 @@ rule seeds:
     output:
         seeds="results/{dataset}/{split}/seeds/seeds.npz",
         atoms="results/{dataset}/{split}/seeds/seeds.cif",
+        model=where_given("seeds", "model", "results/{dataset}/{split}/seeds/model.cif"),
     log:
         "results/{dataset}/logs/{split}/seeds.txt",
     benchmark:

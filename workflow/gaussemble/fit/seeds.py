@@ -18,7 +18,8 @@ from sklearn.cluster import kmeans_plusplus
 
 from gaussemble.errors import InputError
 from gaussemble.fit.placement import check_fit
-from gaussemble.io.atoms import Atoms, Beads, Grouping, gather, group_atoms, read_atoms
+from gaussemble.fit.topology import consecutive
+from gaussemble.io.atoms import Atoms, Beads, Grouping, gather, group_atoms, read_atoms, write_models
 from gaussemble.io.mixtures import write_mixture, write_pseudo_atoms
 from gaussemble.io.mrc import read_map
 from gaussemble.io.structures import Choice
@@ -28,7 +29,8 @@ from gaussemble.quantities import Map, Mixture
 
 BLUR = 0.225  # standard deviation of a point in a map, over its resolution: 1 / (pi sqrt 2)
 ITERATIONS = 15  # of the k-means; its error falls by less than a hundredth afterwards
-LEAST, MOST = 64, 4096  # bounds of the derived number of Gaussians
+START = 256  # Gaussians on density alone, from which the neutral fit grows (Chen & Ludtke 2021)
+MOST = 4096  # Gaussians on what a model leaves unexplained
 PIXELS_PER_RESOLUTION = 3  # the derived resolution: particles are cropped so that Nyquist lies a little beyond it
 
 
@@ -62,8 +64,7 @@ class Options(StageOptions):
         default=None,
         ge=1,
         description="Number of Gaussians: of the model's part where there is a model, by k-means on its atoms (null: "
-        "one per atom, residue or C-alpha), else of all (null: two per cube of the resolution in the volume above the "
-        "threshold, 64 to 4096).",
+        "one per atom, residue or C-alpha), else of all (null: at most 256, from which the stage neutral grows).",
     )
     resolution: float | None = Field(
         default=None, gt=0, description="Resolution in Å at which Gaussians are sized (null: three pixels)."
@@ -96,7 +97,11 @@ class Density:
 
 
 def seeds(*, map: Path, mask: Path, out: Path, model: Path | None = None, options: Options) -> None:
-    """Write seeds.npz and seeds.cif: Gaussians to start the neutral mixture from."""
+    """Write seeds.npz and seeds.cif, Gaussians to start the neutral mixture from; model.cif: the model as it was taken.
+
+    Beside the mixture seeds.npz has `grow`, whether its number of Gaussians is only a start, and the pairs `bonds` and
+    triples `angles` of Gaussians that stand for consecutive residues of a chain.
+    """
     density_map, mask_map = read_map(map), read_map(mask)
     refuse_other_box(map, density_map, mask, mask_map)
     resolution = options.resolution or PIXELS_PER_RESOLUTION * density_map.pixel_size
@@ -105,13 +110,18 @@ def seeds(*, map: Path, mask: Path, out: Path, model: Path | None = None, option
     if model is None:
         refuse_choice(options)
         beads = seed_density(density, density_map.pixel_size, resolution, options)
-        say(f"seeds: {len(beads)} Gaussians on {density.solid.sum()} voxels of density")
+        grow = " to start from; their number grows in the stage neutral" if options.count is None else ""
+        say(f"seeds: {len(beads)} Gaussians on {density.solid.sum()} voxels of density{grow}")
+        topology = {}
     else:
         atoms = read_atoms(model, Choice(options.model_number, options.selection, options.assembly, options.ncs))
         check_fit(model, map, atoms, density_map, resolution, options.seed)
         beads = seed_model(atoms, density, density_map.pixel_size, resolution, options)
+        topology = {} if options.count else consecutive(atoms, options.atoms)
+        write_models(out / "model.cif", atoms, [atoms.position])
     mixture = as_mixture(beads, density_map, options.width)
-    write_mixture(out / "seeds.npz", mixture, density_map)
+    grow = np.array(model is None and options.count is None)
+    write_mixture(out / "seeds.npz", mixture, density_map, grow=grow, **topology)
     write_pseudo_atoms(out / "seeds.cif", mixture, density_map)
 
 
@@ -172,22 +182,13 @@ def derived_threshold(voxels: Float[np.ndarray, "z y x"], inside: Bool[np.ndarra
 def seed_density(density: Density, pixel_size: float, resolution: float, options: Options) -> Beads:
     """Gaussians by weighted k-means on the density above the threshold; their masses sum to the density in the mask."""
     solid = density.solid
-    count = options.count or derived_count(int(solid.sum()) * pixel_size**3, resolution)
+    count = options.count or min(START, int(solid.sum()))
     if count > solid.sum():
         raise InputError(
             f"option count, {count}, is more than the {solid.sum()} voxels above the threshold; lower one of them"
         )
     beads = cluster(density.position[solid], density.value[solid], count, options.seed)
     return scaled(widened(beads, BLUR * resolution, pixel_size), density.value.sum())
-
-
-def derived_count(volume: float, resolution: float) -> int:
-    """Two Gaussians per cube of the resolution, 64 to 4096.
-
-    Density of resolution d has (4 pi / 3) / d³ degrees of freedom per volume and a Gaussian five, so 0.84 per d³ would
-    do if they were placed at will; published studies took 0.4 to 1.5 (3082 at 8 Å for the 50S subunit).
-    """
-    return int(np.clip(round(2 * volume / resolution**3), LEAST, MOST))
 
 
 def seed_model(atoms: Atoms, density: Density, pixel_size: float, resolution: float, options: Options) -> Beads:

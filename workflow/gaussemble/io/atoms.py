@@ -85,7 +85,7 @@ def group_atoms(atoms: Atoms, grouping: Grouping) -> Beads:
     beads = gather(atoms.position, atoms.electrons, atoms.residue, len(atoms.chain))
     if grouping == "residue":
         return beads
-    trace = _trace(atoms)
+    trace = trace_atoms(atoms)
     position = beads.position.copy()
     position[atoms.residue[trace]] = atoms.position[trace]
     squared = ((atoms.position - position[atoms.residue]) ** 2).sum(1) / 3
@@ -143,7 +143,7 @@ def _as_arrays(structure: gemmi.Structure, left_out: dict[str, int]) -> Atoms:
     )
 
 
-def _trace(atoms: Atoms) -> Int[np.ndarray, " site"]:
+def trace_atoms(atoms: Atoms) -> Int[np.ndarray, " site"]:
     """The atom of each residue that has one: C-alpha (a carbon, not calcium), else phosphorus of a nucleotide.
 
     Other residues with phosphorus (lipids, phosphorylated amino acids) have no trace there.

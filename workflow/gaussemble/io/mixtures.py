@@ -17,8 +17,8 @@ from gaussemble.quantities import Map, Mixture
 FORMAT = 1
 
 
-def write_mixture(path: Path, mixture: Mixture, frame: Map) -> None:
-    """Write center (N, 3) Å in the frame of the map, amplitude (N,), width (N,) Å, box_center (3,) Å, format."""
+def write_mixture(path: Path, mixture: Mixture, frame: Map, **others: np.ndarray) -> None:
+    """Write center (N, 3) Å in the map frame, amplitude (N,), width (N,) Å, box_center (3,) Å, format, and others."""
     with written(path) as temporary:
         np.savez(
             temporary,
@@ -27,6 +27,7 @@ def write_mixture(path: Path, mixture: Mixture, frame: Map) -> None:
             width=mixture.width.detach().cpu().double().numpy(),
             box_center=frame.center,
             format=FORMAT,
+            **others,  # type: ignore[arg-type]
         )
 
 
