@@ -27,6 +27,7 @@ from made_blobs import (
 )
 from made_density import gemmi_density
 
+FRAME = np.asarray(ORIGIN) + BOX // 2 * PIXEL  # the box's origin in files
 DEMO = Path(__file__).parents[2] / "resources/demo_molecule.cif"
 
 
@@ -55,8 +56,7 @@ def test_files_are_in_the_map_frame(tmp_path):
     paths = write_inputs(tmp_path, blobs_map())
     seeds(**paths, options=Options(count=5, resolution=12))
     stored = np.load(tmp_path / "seeds" / "seeds.npz")["center"]
-    frame = np.asarray(ORIGIN) + BOX // 2 * PIXEL
-    distance, _ = KDTree(stored).query(BLOBS + frame)
+    distance, _ = KDTree(stored).query(BLOBS + FRAME)
     assert distance.max() < PIXEL / 3
     pseudo = gemmi.read_structure(str(tmp_path / "seeds" / "seeds.cif"))
     assert np.allclose([site.atom.pos.tolist() for site in pseudo[0].all()], stored, atol=2e-3)
@@ -246,7 +246,7 @@ def test_the_neutral_fit_is_told_what_may_grow_and_what_follows_what(fitted, tmp
             assert len(stored.get("bonds", ())) == bonds
             assert len(stored["center"]) == (START if grow else count or 60)
             if bonds:
-                assert np.allclose(stored["center"][stored["bonds"][:, 0]], points[:-1], atol=1e-3)
+                assert np.allclose(stored["center"][stored["bonds"][:, 0]], points[:-1] + FRAME, atol=1e-3)
 
 
 def test_the_model_is_written_as_it_was_taken(fitted, tmp_path):
@@ -254,7 +254,7 @@ def test_the_model_is_written_as_it_was_taken(fitted, tmp_path):
     model = write_model(tmp_path / "model.cif", points)
     seeds(**paths, model=model, options=Options(resolution=10, selection="A/1-20"))
     taken = gemmi.read_structure(str(tmp_path / "seeds" / "model.cif"))[0]
-    assert np.allclose([site.atom.pos.tolist() for site in taken.all()], points[:20], atol=1e-3)
+    assert np.allclose([site.atom.pos.tolist() for site in taken.all()], points[:20] + FRAME, atol=1e-3)
 
 
 def test_one_width_if_given(fitted):
