@@ -1,11 +1,13 @@
 # make demo    the whole workflow on simulated particles; ends by saying where the report is
 # make test    all tests
 # make check   formatting, lint and types
-# make bench   the demo from scratch in .bench/, with the time and memory of every stage
+# make bench   speed and memory beside baselines of the same run (STAR files, import, reconstruction, projection), then
+#              the demo from scratch in .bench/, with the time and memory of every stage; BENCH="star demo" for some
 # make clean   remove what the others wrote, except .venv
 
 PYTHON ?= python3.11
 CORES ?= all
+BENCH ?= star importing reconstruction projection demo
 BIN := .venv/bin
 GAUSSEMBLE := PYTHONPATH=workflow $(BIN)/python -m gaussemble
 
@@ -31,7 +33,12 @@ check: .venv/installed
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
 
-bench: .venv/installed
+bench: $(BENCH:%=bench-%)
+
+bench-%: tests/bench/%.py .venv/installed
+	PYTHONPATH=workflow $(BIN)/python $<
+
+bench-demo: .venv/installed
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --directory .bench --forceall
 	@$(GAUSSEMBLE) summary .bench/results/demo --times
 
@@ -48,4 +55,4 @@ constraints:
 	{ sed -n '/^#/p' envs/constraints.txt; $(BIN)/python -m pip freeze --exclude pip --exclude setuptools \
 	  | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > envs/constraints.new && mv envs/constraints.new envs/constraints.txt
 
-.PHONY: help demo test check bench clean generated constraints
+.PHONY: help demo test check bench bench-demo clean generated constraints

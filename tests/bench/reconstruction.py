@@ -12,6 +12,7 @@ import argparse
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -167,6 +168,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.measure:
         run_ours(options.measure, options.folder, options.sym)
+        return
+    if shutil.which("relion_reconstruct") is None or not options.star.is_file():
+        print(f"reconstruction: skipped, for it compares with RELION's programs on {options.star}; one is not here")
         return
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), options)
