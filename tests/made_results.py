@@ -92,6 +92,9 @@ def make_split(results: Path, split: str, particles: int, umap: bool) -> None:
     write_csv(folder / "consensus" / "noise.csv", pd.DataFrame(noise))
     write_mixture(folder / "neutral" / "mixture.npz", molecule(), FRAME)
     write_csv(folder / "neutral" / "fsc.csv", fsc_table(9.5, 9))
+    write_map(folder / "neutral" / "map.mrc", density(molecule(), 0.0, 0))
+    rounds = {"gaussians": [20, 40, 40, 80], "resolution": [50, 50, 25, 25], "lowest_fsc": [0.8, 0.98, 0.7, 0.96]}
+    write_csv(folder / "neutral" / "growth.csv", pd.DataFrame(rounds))
     make_analysis(analysis, numbers, particles, seed, umap)
 
 

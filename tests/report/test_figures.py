@@ -93,6 +93,20 @@ def test_gaussians_are_shown_relative_to_the_box_centre(results, drawn):
     np.testing.assert_allclose(table[["x", "y", "z"]], center, atol=1e-4)
 
 
+def test_slices_of_the_mixture_are_taken_from_the_consensus(results, drawn):
+    table = pd.read_csv(drawn / "neutral_slices.csv")
+    panels = {name: part["value"].to_numpy() for name, part in table.groupby("panel")}
+    inside = panels["difference"] != 0
+    # inside the mask, which is 1 but at its edge
+    expected = (panels["consensus"] - panels["mixture"])[inside]
+    assert np.corrcoef(expected, panels["difference"][inside])[0, 1] > 0.9
+
+
+def test_growth_is_shown_as_it_was_written(results, drawn):
+    written = pd.read_csv(results / "full" / "neutral" / "growth.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(drawn / "neutral_growth.csv"), written)
+
+
 def test_arrows_go_from_the_first_to_the_last_point(results, drawn):
     folder = results / "full" / "main"
     model = load_model(folder / "heterogeneity" / "model.pt")

@@ -35,9 +35,18 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Noise",
         "The power of the noise in the particle images at each spatial frequency, which weighs the fit.",
     ),
+    "neutral_slices": (
+        "Consensus and Gaussians",
+        "The same slice of the consensus map and of the map drawn by the Gaussians, and what is left between them.",
+    ),
     "neutral_fsc": (
         "How well the Gaussians draw the consensus",
         "Agreement of the map drawn by the Gaussians with the consensus map; finer detail than that they cannot hold.",
+    ),
+    "neutral_growth": (
+        "How many Gaussians",
+        "The lowest agreement of Gaussians and consensus inside the mask, up to the resolution beside the points, as "
+        "their number grew. Where the dark curve flattens, more Gaussians bring little.",
     ),
     "neutral_mixture": (
         "The Gaussians",

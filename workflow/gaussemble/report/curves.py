@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gaussemble.io.files import read_csv
 from gaussemble.report.results import cluster_count, main_curve
@@ -24,6 +24,7 @@ from gaussemble.report.style import (
 )
 
 FSC_COLUMNS = ["frequency", "fsc", "fsc_masked"]
+GROWTH_COLUMNS = ["gaussians", "resolution", "lowest_fsc"]
 
 
 def fsc_figure(curves: dict[str, pd.DataFrame], colors: list, threshold: float = 0.143) -> Figure:
@@ -69,6 +70,31 @@ def neutral_fsc(results: Path, analysis: str) -> Drawing:
     resolution_axis(axes, float(np.max(curve["frequency"])))
     axes.legend(title="crosses 0.5 at", alignment="left", title_fontsize=9)
     return Drawing(figure, curve)
+
+
+def neutral_growth(results: Path, analysis: str) -> Drawing:
+    """The lowest FSC of mixture and map against the number of Gaussians, for each resolution of the rounds."""
+    table = read_csv(results / "full" / "neutral" / "growth.csv", GROWTH_COLUMNS)
+    gaussians, resolution, lowest = (np.asarray(table[name]) for name in GROWTH_COLUMNS)
+    figure = new_figure()
+    axes = figure.subplots()
+    labelled: list[tuple[float, float]] = []
+    for fitted in sorted(set(resolution), reverse=True):
+        chosen, color = resolution == fitted, INK if fitted == resolution.min() else PALE
+        axes.plot(gaussians[chosen], lowest[chosen], marker="o", color=color, linewidth=1.4)
+        place = (gaussians[chosen][-1], lowest[chosen][-1])
+        beside = sum(abs(place[1] - y) < 0.04 for x, y in labelled if x == place[0])  # so that labels do not meet
+        labelled.append(place)
+        axes.annotate(f"{fitted:.3g} Å", place, (7, -3 - 12 * beside), textcoords="offset points", color=color)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_minor_locator(NullLocator())
+    ticks = sorted(set(gaussians))
+    axes.set_xticks(ticks, labels=[f"{number:,}" for number in ticks])
+    axes.margins(x=0.15)
+    axes.set_xlabel("Gaussians")
+    axes.set_ylabel("lowest FSC with the map up to the resolution")
+    axes.set_ylim(min(0.0, lowest.min()), 1.02)
+    return Drawing(figure, table)
 
 
 def cluster_fsc(results: Path, analysis: str) -> Drawing:

@@ -83,11 +83,31 @@ def neutral_mixture(results: Path, analysis: str) -> Drawing:
     for axes, name in zip(figure.subplots(1, 2), ("z", "y"), strict=True):
         background(axes, density, name, shown)
         across, up = (table.iloc[:, place] for place in PLANES[name])
-        size = 16 * np.clip(table["amplitude"] / table["amplitude"].median(), 0.1, 4)
+        size = min(16, 8000 / len(table)) * np.clip(table["amplitude"] / table["amplitude"].median(), 0.1, 4)
         axes.scatter(across, up, s=size, facecolor="none", edgecolor=cluster_colors(1)[0], linewidth=0.8)
         axes.set_title(f"{len(table):,} Gaussians, seen along {name}" if name == "z" else f"seen along {name}")
         scale_bar(axes, np.ptp(axes.get_xlim()))
     return Drawing(figure, table)
+
+
+def neutral_slices(results: Path, analysis: str) -> Drawing:
+    """Central slices of the consensus inside the mask and of the mixture's map, and their difference."""
+    density = read_density(results / "full" / "consensus" / "map.mrc")
+    mask = read_density(results / "full" / "consensus" / "mask.mrc").voxels
+    drawn = read_density(results / "full" / "neutral" / "map.mrc").voxels
+    shown, middle = window(mask, margin=4), density.voxels.shape[-1] // 2
+    inside = slice(shown.start, shown.stop)
+    maps = {"consensus": density.voxels * mask, "mixture": drawn, "difference": (density.voxels - drawn) * mask}
+    panels = {name: binned(voxels[middle][inside, inside], shown.step) for name, voxels in maps.items()}
+    figure = new_figure(7.6, 2.9)
+    edges, grey = extent(density, shown), grey_limits([panels["consensus"], panels["mixture"]])
+    most = grey[1] - grey[0]
+    for axes, (name, image) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        signed = name == "difference"
+        show(axes, image, (-most, most) if signed else grey, edges, SIGNED if signed else DENSITY)
+        axes.set_title(name)
+        scale_bar(axes, edges[1] - edges[0])
+    return Drawing(figure, pixels(panels))
 
 
 def background(axes: Axes, density: Density, view: str, shown: Window) -> None:

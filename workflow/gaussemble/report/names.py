@@ -13,7 +13,9 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "consensus_fsc": ("consensus",),
     "consensus_slices": ("consensus",),
     "noise_spectrum": ("consensus",),
+    "neutral_slices": ("neutral", "consensus"),
     "neutral_fsc": ("neutral",),
+    "neutral_growth": ("neutral",),
     "neutral_mixture": ("neutral", "consensus"),
     "training_history": ("heterogeneity",),
     "latent_pca": ("latent",),
@@ -38,7 +40,9 @@ DATASET_FIGURES: tuple[str, ...] = (
     "consensus_fsc",
     "consensus_slices",
     "noise_spectrum",
+    "neutral_slices",
     "neutral_fsc",
+    "neutral_growth",
     "neutral_mixture",
 )
 
