@@ -7,6 +7,7 @@ some particles is looked at: a molecule fills a small part of its box, so its de
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -115,7 +116,8 @@ def _by_map(images: Tensor, particles: Particles, pixel_size: float, path: Path)
     pair = torch.stack([to_real(part, box).flatten(1) for part in (centred, expected)])
     pair = pair - pair.mean(dim=2, keepdim=True)
     each = (pair[0] * pair[1]).sum(1) / pair.square().sum(2).prod(0).sqrt().clamp(min=1e-30)
-    chance = float(ttest_1samp(each.double().numpy(), 0)[1]) if len(each) > 1 else 1.0
+    test: Any = ttest_1samp(each.double().numpy(), 0) if len(each) > 1 else None
+    chance = 1.0 if test is None else float(test.pvalue)
     mean = float(each.mean())
     evidence = (
         f"mean correlation of {len(images)} images with projections of {path} is {mean:.3g}, by chance with "
