@@ -16,7 +16,8 @@ from gaussemble.physics.fourier import frequencies, to_fourier, to_real
 from gaussemble.physics.projection import mixture_to_map, project, shift_phases
 from gaussemble.physics.rotations import euler_to_matrix, matrix_to_euler
 from gaussemble.prepare.particles import Options, particles
-from gaussemble.prepare.pixels import background, background_power, described, normalised, soft_background
+from gaussemble.prepare.pixels import background, described, normalised
+from gaussemble.prepare.whitening import background_power, soft_background
 from gaussemble.quantities import Map, Particles
 from made_particles import OPTICS, rows, write_mrc, write_star_text
 from made_store import BOX, PIXEL, lopsided, make_particles

@@ -119,7 +119,12 @@ def image_references(star: StarFile) -> tuple[list[str], np.ndarray, np.ndarray]
     numbered = parts[1] == "@"
     path = parts[2].where(numbered, parts[0])
     number = np.asarray(pd.to_numeric(parts[0].where(numbered, "0"), errors="coerce"), np.float64)
-    wrong = ~(number % 1 == 0) | (numbered.to_numpy() & (number < 1)) | (path == "").to_numpy() | text.isna().to_numpy()
+    wrong = (
+        ~(number % 1 == 0)
+        | (numbered.to_numpy() & (number < 1))
+        | path.isin(("", "nan")).to_numpy()
+        | text.isna().to_numpy()
+    )
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gaussemble.errors import InputError
 from gaussemble.io.images import ParticleImages
+from gaussemble.io.mrc import SAME_SIZE
 from gaussemble.io.relion import Metadata
 from gaussemble.physics.fourier import fourier_crop, resampling
 
@@ -135,4 +136,22 @@ def said_of_kinds(grid: Grid) -> list[str]:
     found = ", ".join(f"{count} of {kind}" for kind, count in zip(grid.kinds, counts, strict=True))
     return [
         f"images of {len(grid.kinds)} sizes ({found}) are resampled to {grid.box} pixels of {grid.pixel_size:.4g} Å"
+    ]
+
+
+def said_of_headers(metadata: Metadata, images: ParticleImages) -> list[str]:
+    """A sentence if stacks say another pixel size; the STAR file's is used."""
+    used, first = np.unique(images.stack, return_index=True)
+    sizes = [(images.stacks[one], float(metadata.pixel_sizes[row])) for one, row in zip(used, first, strict=True)]
+    other = [
+        (stack, size)
+        for stack, size in sizes
+        if stack.pixel_size is not None and abs(stack.pixel_size / size - 1) > SAME_SIZE
+    ]
+    if not other:
+        return []
+    stack, size = other[0]
+    return [
+        f"{len(other)} of {len(images.stacks)} stacks say another pixel size in their header ({stack.path}: "
+        f"{stack.pixel_size:.4g} Å); {size:.4g} Å is used"
     ]

@@ -7,12 +7,12 @@ box, pixel_size` (Å, of the stored images), `image_size, image_pixel_size` (of 
 (row and reason of each), `inspection` (`prepare.inspection.summarise`).
 
 `halves` says which rows belong together, `grid` how images of several sizes come to one, `pixels` what is done to an
-image, `contrast` which sign they have, `storing` how they stream into the store.
+image, `whitening` by which filter, `contrast` which sign they have, `storing` how they stream into the store.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from pydantic import Field
 from gaussemble.errors import InputError
 from gaussemble.io.files import write_json
 from gaussemble.io.images import ParticleImages, open_images, with_paths_from_here
-from gaussemble.io.mrc import SAME_SIZE
 from gaussemble.io.refinement import Refinement, read_refinement
 from gaussemble.io.relion import Metadata, interpret
 from gaussemble.io.store import ImageWriter, write_particles, written_images
@@ -30,7 +29,7 @@ from gaussemble.options import StageOptions
 from gaussemble.physics.rotations import euler_to_matrix
 from gaussemble.physics.symmetry import operators
 from gaussemble.prepare.contrast import COARSE_BOX, SAMPLE, Contrast, contrast_sign
-from gaussemble.prepare.grid import Grid, said_of_kinds, working_grid
+from gaussemble.prepare.grid import Grid, said_of_headers, said_of_kinds, working_grid
 from gaussemble.prepare.halves import (
     Halves,
     Split,
@@ -42,18 +41,11 @@ from gaussemble.prepare.halves import (
     said_of_copies,
 )
 from gaussemble.prepare.inspection import summarise
-from gaussemble.prepare.pixels import (
-    Preparation,
-    background,
-    background_power,
-    soft_background,
-    whitening_gain,
-)
-from gaussemble.prepare.storing import Stored, prepared_blocks, store_images
+from gaussemble.prepare.pixels import Preparation, background
+from gaussemble.prepare.storing import Stored, store_images
+from gaussemble.prepare.whitening import measured_gain
 from gaussemble.progress import say
 from gaussemble.quantities import Particles
-
-WHITENING_SAMPLE = 1000  # images on which the noise spectrum is measured
 
 
 class Options(StageOptions):
@@ -144,7 +136,7 @@ def particles(
     images = open_images(table, datadir)
     grid = working_grid(star, metadata, images, options.box)
     identity = identities(star, images, metadata)
-    assumed = [*refinement.assumed, *metadata.assumed, *_compare_headers(metadata, images)]
+    assumed = [*refinement.assumed, *metadata.assumed, *said_of_headers(metadata, images)]
     assumed += said_of_kinds(grid) + said_of_copies(identity)
     for sentence in assumed:
         say(f"{star}: {sentence}")
@@ -236,29 +228,13 @@ def as_particles(metadata: Metadata, rows: Rows, identity: Int[np.ndarray, " row
 
 
 def preparation(images: ParticleImages, rows: Int[np.ndarray, " row"], grid: Grid, options: Options) -> Preparation:
-    """What is done to the images of a split, as the options say.
-
-    The noise spectrum for whitening is that of some of the rows, normalised so that each counts alike.
-    """
+    """What is done to the images of a split, as the options say."""
     outside = background(grid.box, options.background_radius)
-    sign = -1 if options.contrast == "black" else 1
-    plain = Preparation(grid, sign, outside if options.normalise else None)
+    plain = Preparation(grid, -1 if options.contrast == "black" else 1, outside if options.normalise else None)
     if not options.whiten:
         return plain
-    spread = rows[np.linspace(0, len(rows) - 1, min(WHITENING_SAMPLE, len(rows))).astype(np.int64)]
-    window = soft_background(grid.box, options.background_radius)
-    total, count = torch.zeros(grid.box // 2 + 1, dtype=torch.float64), 0
-    even = replace(plain, outside=outside)
-    for _, some in prepared_blocks(images, spread, even, "noise spectrum for whitening"):
-        usable = some.images[torch.from_numpy(some.reasons == "")]
-        if len(usable):
-            total += background_power(usable, window).double() * len(usable)
-            count += len(usable)
-    if not count:
-        raise InputError(
-            f"option particles.whiten: no usable image among {len(spread)}, such as {images.name(int(spread[0]))}"
-        )
-    return replace(plain, gain=whitening_gain((total / count).float(), grid.box))
+    even = replace(plain, outside=outside)  # each image counts alike
+    return replace(plain, gain=measured_gain(images, rows, even, options.background_radius))
 
 
 def settle_contrast(
@@ -299,23 +275,3 @@ def _written_back(refinement: Refinement, images: ParticleImages, rows: Rows, me
     if np.array_equal(rows.angles, metadata.angles[rows.row]):
         return result
     return result.with_angles(rows.angles)
-
-
-def _compare_headers(metadata: Metadata, images: ParticleImages) -> list[str]:
-    """A sentence if stacks say another pixel size; the STAR file's is used."""
-    used, first = np.unique(images.stack, return_index=True)
-    sizes: list[tuple[Any, float]] = [
-        (images.stacks[one], float(metadata.pixel_sizes[row])) for one, row in zip(used, first, strict=True)
-    ]
-    other = [
-        (stack, size)
-        for stack, size in sizes
-        if stack.pixel_size is not None and abs(stack.pixel_size / size - 1) > SAME_SIZE
-    ]
-    if not other:
-        return []
-    stack, size = other[0]
-    return [
-        f"{len(other)} of {len(images.stacks)} stacks say another pixel size in their header ({stack.path}: "
-        f"{stack.pixel_size:.4g} Å); {size:.4g} Å is used"
-    ]

@@ -9,10 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gaussemble.physics.fourier import to_fourier, to_real
-from gaussemble.physics.rings import ring_means, spread
 from gaussemble.prepare.grid import Grid
 
-SOFT_EDGE = 0.1  # of half the box: how wide the window of the noise spectrum rises
 ENOUGH_SPREAD = 0.01  # variance over squared mean: float32 then has the deviation to 1e-4 and better
 REASONS = ("a pixel is NaN or infinite", "all pixels are equal", "its background is constant (masked?)")
 
@@ -94,35 +92,3 @@ def described(
 def filtered(images: Float[Tensor, "image y x"], gain: Float[Tensor, "y half_x"]) -> Float[Tensor, "image y x"]:
     """Images with each Fourier coefficient multiplied."""
     return to_real(to_fourier(images) * gain, images.shape[-1])
-
-
-def soft_background(box: int, radius: float) -> Float[Tensor, "y x"]:
-    """0 within the circle of this fraction of half the box, rising to 1 as a raised cosine."""
-    axis = torch.arange(box) - box // 2
-    distance = (axis[:, None] ** 2 + axis[None, :] ** 2).double().sqrt() / (box / 2)
-    ramp = ((distance - radius) / SOFT_EDGE).clamp(0, 1)
-    return (0.5 - 0.5 * torch.cos(torch.pi * ramp)).float()
-
-
-def background_power(images: Float[Tensor, "image y x"], window: Float[Tensor, "y x"]) -> Float[Tensor, " ring"]:
-    """Mean |F|² per ring of noise that fills whole images, measured through a window that leaves out the molecule.
-
-    `|F(w n)|²` is the spectrum smeared by |F(w)|², a few rings for a window outside a circle; its mean is `sum w²`
-    over the number of pixels of what the whole image would give. The window's mean is taken out first.
-    """
-    box = images.shape[-1]
-    mean = (images * window).sum((1, 2)) / window.sum()
-    power = to_fourier((images - mean[:, None, None]) * window).abs().square()
-    return ring_means(power, box).mean(0) * box**2 / window.square().sum()
-
-
-def whitening_gain(power: Float[Tensor, " ring"], box: int) -> Float[Tensor, "y half_x"]:
-    """One over the square root of a noise spectrum, its mean square over the rings 1; the corners as the last ring.
-
-    Ring 0 is as ring 1: normalising the background has taken its power away.
-    """
-    power = torch.cat([power[1:2], power[1:]])
-    gain = power.clamp(min=1e-6 * float(power.max())).rsqrt()
-    gain = gain / gain.square().mean().sqrt()
-    whole = spread(gain, box)
-    return torch.where(whole > 0, whole, gain[-1])
