@@ -1,6 +1,6 @@
 """The filter that makes the noise of a split's images white: one noise spectrum, measured outside the molecules.
 
-A reconstruction of whitened images is filtered likewise. Training does not need it: its likelihood divides by the noise.
+A reconstruction of whitened images is filtered likewise. Training does without: its likelihood divides by the noise.
 """
 
 import numpy as np
