@@ -80,7 +80,9 @@ def make_target(density: Map, mask: Float[Tensor, "z y x"], finest: float, seed:
         for voxels in (density.voxels, mask, density.voxels * mask)
     )
     rotation = random_rotations(VIEWS, torch.Generator().manual_seed(seed)).float()
-    return Target(cut, cut_mask, field / box, density.pixel_size, finest, rotation, project_map(masked, rotation))
+    # Cutting keeps densities, so that fewer voxels sum to less; a mixture's unit is the sum over the map's own voxels.
+    views = (density.box / box) ** 3 * project_map(masked, rotation)
+    return Target(cut, cut_mask, field / box, density.pixel_size, finest, rotation, views)
 
 
 def correlation(mixture: Mixture, target: Target) -> Float[Tensor, " ring"]:
