@@ -69,6 +69,15 @@ def test_a_path_below_here_is_written_relative(tmp_path, named, monkeypatch):
     assert with_paths_from_here(star, open_images(star)).particles[NAME].tolist() == ["000001@job/a.mrcs"]
 
 
+def test_a_path_that_says_it_is_a_stack_is_that_path(tmp_path, named):
+    """RELION takes n@x.mrc for a map; n@x.mrc:mrcs is how it, and we, name images in a stack of that name."""
+    _stack(tmp_path / "job" / "a.mrc", 2, 5)
+    star = named(["2@job/a.mrc:mrcs"])
+    images = open_images(star)
+    assert images.read(slice(None)).mean() == 6
+    assert with_paths_from_here(star, images).particles[NAME].tolist() == [f"2@{tmp_path}/job/a.mrc:mrcs"]
+
+
 def test_a_file_s_name_alone_means_its_only_image(tmp_path, named):
     _stack(tmp_path / "job" / "a.mrc", 1, 5)
     star = named(["a.mrc"])

@@ -30,6 +30,7 @@ rule particles:
         "results/{dataset}/benchmarks/{split}/particles.tsv"
     conda:
         "../../envs/gaussemble.yaml"
+    threads: half_the_cores(4)
     resources:
         mem_mb=4000,
         runtime=240,

@@ -15,6 +15,7 @@ from gaussemble.io.mrc import Stack, read_stack_header
 from gaussemble.io.star import IMAGE_NAME, StarFile
 from gaussemble.progress import progress, say
 
+STACK_SUFFIX = ":mrcs"  # after a path: RELION shall read the file as a stack, whatever its name ends in
 LISTED = 10  # missing stacks that a message names
 
 
@@ -105,11 +106,14 @@ def with_paths_from_here(star: StarFile, images: ParticleImages) -> StarFile:
     old = star.particles[IMAGE_NAME].astype(str).str
     number, _, path = (old.partition("@")[part] for part in range(3))
     new = pd.Series(np.asarray(found, object)[stack], index=star.particles.index)
+    new += np.where(star.particles[IMAGE_NAME].astype(str).str.endswith(STACK_SUFFIX), STACK_SUFFIX, "")
     return star.with_column(IMAGE_NAME, new.where(path == "", number + "@" + new))
 
 
 def image_references(star: StarFile) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names of the stacks as written, (image,) which of them, (image,) number in it; 0 where a file is named alone.
+    """Names of the stacks as written (without RELION's `:mrcs`), (image,) which of them, (image,) number in it.
+
+    The number is 0 where a file is named alone.
 
     Raises:
         InputError: an image name that is empty or whose number is not a whole number from 1.
@@ -117,7 +121,7 @@ def image_references(star: StarFile) -> tuple[list[str], np.ndarray, np.ndarray]
     text = star.particles[IMAGE_NAME]
     parts = text.astype(str).str.partition("@")
     numbered = parts[1] == "@"
-    path = parts[2].where(numbered, parts[0])
+    path = parts[2].where(numbered, parts[0]).str.removesuffix(STACK_SUFFIX)
     number = np.asarray(pd.to_numeric(parts[0].where(numbered, "0"), errors="coerce"), np.float64)
     wrong = (
         ~(number % 1 == 0)

@@ -3,7 +3,6 @@
 Memory does not depend on how many images there are: a few blocks are on their way at a time.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -114,8 +113,7 @@ def _prepared(images: ParticleImages, rows: np.ndarray, prepare: Preparation) ->
 
 def ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`map` by several threads that are a few items ahead; what they call leaves Python's lock."""
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(MOST_WORKERS, processors + 1)  # one more, as one waits for the disk
+    workers = min(MOST_WORKERS, torch.get_num_threads() + 1)  # one more, as one waits for the disk
     waiting: deque[Future[Result]] = deque()
     with _single_threaded(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
