@@ -95,14 +95,14 @@ def test_normalising_does_not_depend_on_scale_and_offset():
 
 @pytest.mark.parametrize("offset", [0.0, 3.0, 30.0, 1e4])
 def test_images_are_described_whatever_their_mean(offset):
-    images = (offset + _noise().reshape(COUNT, -1)).astype("f4")
-    statistics, finite, constant = described(images)
-    assert np.allclose(statistics[:, 0], images.mean(1, dtype=np.float64), rtol=1e-5)
-    assert np.allclose(statistics[:, 1], images.std(1, dtype=np.float64), rtol=1e-3)
+    images = (offset + _noise()).astype("f4")
+    statistics, finite, constant = described(torch.from_numpy(images), images)
+    assert np.allclose(statistics[:, 0], images.mean((1, 2), dtype=np.float64), rtol=1e-5)
+    assert np.allclose(statistics[:, 1], images.std((1, 2), dtype=np.float64), rtol=1e-3)
     assert finite.all()
     assert not constant.any()
-    images[1], images[2, 3], images[3, 5], images[4, 7], images[5] = offset, np.nan, np.inf, 1e30, 0
-    statistics, finite, constant = described(images)
+    images[1], images[2, 0, 3], images[3, 0, 5], images[4, 0, 7], images[5] = offset, np.nan, np.inf, 1e30, 0
+    statistics, finite, constant = described(torch.from_numpy(images), images)
     assert np.flatnonzero(~finite).tolist() == [2, 3]
     assert np.flatnonzero(constant).tolist() == [1, 5]
     assert statistics[4, 1] == pytest.approx(1e30 / SIZE, rel=0.01)

@@ -59,7 +59,7 @@ def summarise(
         metadata: of all rows of the input.
         particles: the stored rows.
         half: 0 or 1, the half-map of each stored row.
-        statistics: mean and standard deviation of each stored row's image as it is in the stack.
+        statistics: mean and standard deviation of each stored row's image on the working grid, as it came.
         star: the input, for the names of the optics groups.
         field: Å along an edge of the stored images.
     """

@@ -38,7 +38,7 @@ class Prepared(NamedTuple):
 
     images: Float[Tensor, "image box box"]
     reasons: np.ndarray  # (image,) why one is unusable, empty where it is not
-    statistics: Float[np.ndarray, "image 2"]  # mean and standard deviation of each as it is in the stack
+    statistics: Float[np.ndarray, "image 2"]  # mean and standard deviation of each on the working grid, as it came
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,8 @@ class Preparation:
 
     def __call__(self, raw: Float[np.ndarray, "image y x"], kind: int) -> Prepared:
         """Images of one kind as they are stored."""
-        statistics, finite, constant = described(raw.reshape(len(raw), -1))
-        if not finite.all():
-            raw = np.where(finite[:, None, None], raw, np.float32(0))
         stored = self.grid.place(torch.from_numpy(raw), kind)
+        statistics, finite, constant = described(stored, raw)
         if self.sign == -1:
             stored = -stored
         if self.gain is not None:
@@ -67,25 +65,25 @@ class Preparation:
 
 
 def described(
-    pixels: Float[np.ndarray, "image pixel"],
+    stored: Float[Tensor, "image box box"], raw: Float[np.ndarray, "image y x"]
 ) -> tuple[Float[np.ndarray, "image 2"], Bool[np.ndarray, " image"], Bool[np.ndarray, " image"]]:
-    """Mean and standard deviation of each image; whether all its pixels are finite; whether they are all equal.
+    """Mean and standard deviation of each image on its grid; whether its raw pixels are finite; whether all are equal.
 
-    Two sums in float32 tell all of an image whose mean is not far beyond its spread; the others are looked at closely.
+    A pixel that is not finite spoils all of the image's samples on the grid, and two sums in float32 tell all of an
+    image whose mean is not far beyond its spread; the others are looked at closely.
     """
+    samples = stored.flatten(1)
+    mean = samples.mean(dim=1).numpy()
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = pixels.mean(axis=1)
-        square = torch.from_numpy(pixels).norm(dim=1).numpy() ** 2 / pixels.shape[1]
-        variance = square - mean**2
-        usual = variance > ENOUGH_SPREAD * mean**2
-    statistics = np.stack([mean, np.sqrt(np.where(usual, variance, 0))], axis=1)
-    finite, constant = usual & np.isfinite(variance), np.zeros(len(pixels), bool)
+        variance = samples.norm(dim=1).numpy() ** 2 / samples.shape[1] - mean**2
+        finite = np.isfinite(variance) & (variance > ENOUGH_SPREAD * mean**2)
+        statistics = np.stack([mean, np.sqrt(np.where(finite, variance, 0))], axis=1)
+    constant = np.zeros(len(raw), bool)
     for image in np.flatnonzero(~finite):
-        exact = pixels[image].astype(np.float64)
-        finite[image] = np.isfinite(exact).all()
-        constant[image] = exact.max() == exact.min()
-        if finite[image]:
-            statistics[image] = exact.mean(), exact.std()
+        exact = samples[image].double().numpy()
+        finite[image] = np.isfinite(raw[image]).all() and np.isfinite(exact).all()
+        constant[image] = raw[image].max() == raw[image].min()
+        statistics[image] = (exact.mean(), exact.std()) if finite[image] else np.nan
     return statistics, finite, constant
 
 

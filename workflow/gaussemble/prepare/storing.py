@@ -36,7 +36,7 @@ class Stored:
     left_out: list[dict] = field(default_factory=list)  # row, image and reason of the others
     sample: list[Float[Tensor, "image y x"]] = field(default_factory=list)  # some of the stored images, coarsely
     sample_rows: list[int] = field(default_factory=list)
-    statistics: list[Float[np.ndarray, "image 2"]] = field(default_factory=list)  # of each stored image, in its stack
+    statistics: list[Float[np.ndarray, "image 2"]] = field(default_factory=list)  # of each stored image, as it came
 
 
 def store_images(
