@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gaussemble.analysis.volumes import Options, nearest_rows, passes, read_states, volumes
+from gaussemble.analysis.volumes import Options, decoded, nearest_rows, passes, read_states, volumes
 from gaussemble.errors import InputError
 from gaussemble.io.cryodrgn import index_pickle, read_index
 from gaussemble.io.mrc import read_map, write_map
@@ -15,6 +15,7 @@ from gaussemble.io.star import read_star
 from gaussemble.io.store import open_store
 from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model, save_model
 from gaussemble.physics.backprojection import sums_bytes
+from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.physics.masks import soft_mask
 from gaussemble.physics.projection import mixture_to_map
 from gaussemble.quantities import Map, Mixture
@@ -162,9 +163,22 @@ def test_decoded_is_the_models_map_of_that_latent(project):
     mixture = amplitude_model(made.mixture).decode(torch.tensor([[1.0, 0.0]]))
     single = Mixture(mixture.center[0], mixture.amplitude[0], mixture.width[0])
     found = read_map(folder / "volumes" / "trajectory_pc1_2" / "decoded.mrc").voxels
-    assert torch.allclose(found, mixture_to_map(single, BOX, PIXEL), atol=1e-4)
+    assert torch.allclose(found, band_limited_map(single, BOX, PIXEL), atol=1e-4)
     other = read_map(folder / "volumes" / "trajectory_pc1_1" / "decoded.mrc").voxels
     assert not torch.allclose(found, other, rtol=0.1)
+
+
+def test_decoded_maps_do_not_alias(project):
+    """Their sum is that of the amplitudes, however narrow Gaussians are and wherever they lie between voxels."""
+    _, made = project
+    narrow = Mixture(
+        made.mixture.center + 0.4 * PIXEL, made.mixture.amplitude, torch.full_like(made.mixture.width, 0.5)
+    )
+    model, latent = amplitude_model(narrow), torch.tensor([1.0, 0.0])
+    found = decoded(model, latent, Map(torch.zeros(BOX, BOX, BOX), PIXEL))
+    with torch.no_grad():
+        expected = model.decode(latent[None]).amplitude.sum()
+    assert float(found.sum()) == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_cluster_is_decoded_at_one_of_its_particles(project):

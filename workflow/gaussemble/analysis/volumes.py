@@ -29,7 +29,7 @@ from gaussemble.io.store import ImageStore, open_store
 from gaussemble.model.heterogeneity import DeformableMixture, load_model
 from gaussemble.options import StageOptions
 from gaussemble.physics.backprojection import Sums, divide, sums_bytes, wiener_snr
-from gaussemble.physics.projection import mixture_to_map
+from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.prepare.consensus import halves, sum_slices
 from gaussemble.prepare.fsc import curve_resolution, half_map_table
 from gaussemble.progress import say
@@ -164,11 +164,11 @@ def reconstructed(
 
 
 def decoded(model: DeformableMixture, latent: Float[Tensor, " latent"], frame: Map) -> Float[Tensor, "z y x"]:
-    """The map of the mixture that the model decodes from a latent vector."""
+    """The map of the mixture that the model decodes from a latent vector, as its projections are: up to Nyquist."""
     with torch.no_grad():
         mixture = model.decode(latent[None].float())
     single = Mixture(mixture.center[0], mixture.amplitude[0], mixture.width[0])
-    return mixture_to_map(single, frame.box, frame.pixel_size)
+    return band_limited_map(single, frame.box, frame.pixel_size)
 
 
 def remove_stale(out: Path, states: list[State]) -> None:
