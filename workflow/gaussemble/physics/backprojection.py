@@ -236,7 +236,9 @@ def project_map(
     voxels: Float[Tensor, "z y x"], rotation: Float[Tensor, "image 3 3"], padding: int = 2
 ) -> Complex[Tensor, "image y half_x"]:
     """Centred projections of a map, |k| < box/2, before CTF and shift; trilinear in the padded transform."""
-    return extract(volume_grid(voxels, padding), rotation, voxels.shape[-1], padding)
+    views = extract(volume_grid(voxels, padding), rotation, voxels.shape[-1], padding)
+    views[:, 0, 0] = voxels.sum()  # the origin is on the grid: nothing is damped there that had to be divided out
+    return views
 
 
 @lru_cache(maxsize=1)
