@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gaussemble.errors import InputError
+from gaussemble.fit.growth import missing_density
 from gaussemble.fit.neutral import (
     Options,
     begin,
@@ -21,7 +22,7 @@ from gaussemble.fit.neutral import (
 )
 from gaussemble.fit.parameters import MixtureParameters
 from gaussemble.fit.projections import Target, make_target
-from gaussemble.fit.restraints import Restraints, bond_angles, distances, geometry, penalty
+from gaussemble.fit.restraints import Restraints, bond_angles, distances, geometry, penalty, unrestrained
 from gaussemble.io.files import write_csv
 from gaussemble.io.mixtures import read_mixture, write_mixture
 from gaussemble.io.mrc import read_map, write_map
@@ -32,7 +33,7 @@ from gaussemble.physics.symmetry import operators
 from gaussemble.quantities import Map, Mixture
 from tiny import BOX, PIXEL, molecule
 
-FREE = Restraints(torch.zeros(0, 2).long(), torch.zeros(0, 3).long(), torch.zeros(0), torch.zeros(0))
+FREE = unrestrained()
 
 
 @pytest.fixture
@@ -66,6 +67,26 @@ def test_views_of_a_map_cut_to_a_band_are_those_of_its_mixture(density, finest):
     expected = project(molecule(), target.rotation[:20], target.box, target.pixel_size)[:, : target.box // 2 - 1]
     found = target.views[:20, : target.box // 2 - 1]
     assert float((found - expected).norm() / expected.norm()) < 0.05  # interpolation in the padded transform
+
+
+@pytest.mark.parametrize("finest", [12.0, 30.0])
+def test_missing_density_is_what_gaussians_left_out_would_give(density, finest):
+    """In the cut map too, whose voxels are fewer: a mixture of another scale would hide it, or leave all of it."""
+    target, truth = whole(density, finest), molecule()
+    absent = truth.center[:, 2] > truth.center[:, 2].median()
+    expected = target.drawn(truth.select(absent)).clamp(min=0)
+    found = missing_density(truth.select(~absent), target, finest)
+    nothing = missing_density(truth, target, finest)
+    assert float(nothing.sum() / found.sum()) < 0.02
+    assert float((found * expected).sum() / (found.norm() * expected.norm())) > 0.95
+    assert float(found.sum() / target.share) == pytest.approx(float(truth.amplitude[absent].sum()), rel=0.1)
+
+
+@pytest.mark.parametrize("steps", [1, 9])
+def test_few_steps_and_resolutions_beyond_the_box_are_fitted(density, steps):
+    """9 steps and a warm-up of one: the scheduler would divide by zero; no ring reaches 500 Å."""
+    found = fitted(whole(density, 500.0), rough(), Options(steps=steps, rounds=1))
+    assert torch.isfinite(found.center).all()
 
 
 @pytest.mark.parametrize("form", ["direct", "decoder"])
@@ -262,10 +283,26 @@ def test_stage_writes_files_in_the_map_frame(tmp_path, density):
     assert json.loads((tmp_path / "out/geometry.json").read_text())["bonds"] == 0
 
 
-def test_resolution_comes_from_the_masked_curve(tmp_path, density):
+def test_growth_from_a_models_seeds_keeps_no_geometry(tmp_path, density, capsys):
+    """The rows of bonds and angles are those of the seeds, which growth drops and adds to."""
+    consensus_folder(tmp_path, density)
+    few = rough().select(torch.arange(4))
+    write_mixture(tmp_path / "seeds.npz", few, density, bonds=np.array([[2, 3]]), angles=np.array([[1, 2, 3]]))
+    options = Options(steps=20, grow="yes", most=8, resolution=30.0)
+    neutral(consensus=tmp_path, seeds=tmp_path / "seeds.npz", out=tmp_path / "out", options=options)
+    assert "the Gaussians grow; the model's geometry is not kept" in capsys.readouterr().err
+    shape = json.loads((tmp_path / "out/geometry.json").read_text())
+    assert (shape["bonds"], shape["angles"]) == (0, 0)
+
+
+def test_resolution_comes_from_the_corrected_curve(tmp_path, density):
     consensus_folder(tmp_path, density)
     # ring 13 (14.8 Å) is the last at 1, ring 14 (13.7 Å) at 0; 0.143 lies between
     assert 13.7 < consensus_resolution(tmp_path / "fsc.csv") < 14.8
+    table = pd.read_csv(tmp_path / "fsc.csv")
+    # ring 9 is at 21.3 Å, ring 10 at 19.2 Å
+    write_csv(tmp_path / "fsc.csv", table.assign(fsc_corrected=np.where(table["ring"] < 10, 1.0, 0.0)))
+    assert 19.2 < consensus_resolution(tmp_path / "fsc.csv") < 21.4
 
 
 def test_a_mask_of_another_box_is_refused(tmp_path, density):

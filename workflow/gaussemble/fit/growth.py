@@ -22,7 +22,6 @@ from gaussemble.fit.parameters import MixtureParameters, copied
 from gaussemble.fit.projections import Target, correlation
 from gaussemble.fit.seeds import BLUR, cluster, widened
 from gaussemble.io.atoms import Beads, gather
-from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.physics.masks import low_pass
 from gaussemble.physics.rings import resolution, ring_frequencies
 from gaussemble.quantities import Mixture
@@ -122,7 +121,7 @@ def worth_keeping(mixture: Mixture, target: Target) -> Tensor:
 
 def missing_density(mixture: Mixture, target: Target, resolution: float) -> Float[Tensor, "z y x"]:
     """What the masked map has more than the mixture, smoothed as a point at this resolution (Å)."""
-    rest = target.density - band_limited_map(mixture, target.box, target.pixel_size)
+    rest = target.density * target.mask - target.drawn(mixture)
     return (low_pass(rest, target.pixel_size, resolution) * target.mask).clamp(min=0)
 
 
@@ -159,5 +158,5 @@ def shared(voxels: Float[Tensor, "z y x"], target: Target, start: Float64[np.nda
 def as_mixture(beads: Beads, target: Target, resolution: float) -> Mixture:
     """Beads of voxels as Gaussians, each voxel's extent added, no narrower than a point at the resolution (Å)."""
     wide = widened(beads, BLUR * resolution, target.pixel_size)
-    scale = (target.voxel / target.pixel_size) ** -3  # amplitudes are sums over the voxels of the map as given
-    return Mixture(*(torch.from_numpy(part).float() for part in (wide.position, scale * wide.weight, wide.spread)))
+    parts = wide.position, wide.weight / target.share, wide.spread
+    return Mixture(*(torch.from_numpy(part).float() for part in parts))

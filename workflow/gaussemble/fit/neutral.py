@@ -18,7 +18,7 @@ from gaussemble.fit.devices import DeviceName, choose_device
 from gaussemble.fit.growth import COARSEST, Round, enough, grown, measure, next_step, table
 from gaussemble.fit.parameters import Form, MixtureParameters
 from gaussemble.fit.projections import Schedule, Target, fit_round, make_target
-from gaussemble.fit.restraints import Restraints, among, geometry, read_restraints
+from gaussemble.fit.restraints import Restraints, among, geometry, read_restraints, unrestrained
 from gaussemble.io.files import read_csv, read_npz, write_csv, write_json
 from gaussemble.io.mixtures import read_mixture, write_mixture, write_pseudo_atoms
 from gaussemble.io.mrc import read_map, write_map
@@ -91,6 +91,9 @@ def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> Non
     target = make_target(density, mask.voxels, finest, options.seed)
     start, kept = begin(seed, read_restraints(seeds, seed.center), options)
     if may_grow(seeds, options):
+        if len(kept):  # whose rows are those of the seeds
+            say("neutral: WARNING: the Gaussians grow; the model's geometry is not kept")
+        kept = unrestrained()
         parameters, rounds = grow(target, start, options)
     else:
         parameters, rounds = fit_mixture(target, start, kept, options)
@@ -130,7 +133,7 @@ def refuse_beyond_nyquist(resolution: float | None, pixel_size: float, folder: P
 
 
 def consensus_resolution(curve: Path) -> float:
-    """Å at which the half-maps' FSC (masked) of the consensus falls below 0.143."""
+    """Å at which the half-maps' FSC (masked, corrected for the mask) of the consensus falls below 0.143."""
     return curve_resolution(read_csv(curve, ["frequency", "fsc_masked"]))
 
 
@@ -154,7 +157,7 @@ def begin(seed: Mixture, restraints: Restraints, options: Options) -> tuple[Mixt
         say(f"neutral: WARNING: the model is not {options.symmetry} symmetric within 5 Å; its geometry is not kept")
     unit = folded(seed, group, options.seed)
     say(f"neutral: {len(unit)} Gaussians in the asymmetric unit, {len(unit) * len(group)} by {options.symmetry}")
-    return unit, among(restraints, torch.zeros(0, dtype=torch.long), len(seed))
+    return unit, unrestrained()
 
 
 def make_parameters(seed: Mixture, target: Target, options: Options) -> MixtureParameters:

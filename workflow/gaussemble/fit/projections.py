@@ -62,13 +62,22 @@ class Target:
         return self.density.shape[-1]
 
     @property
+    def share(self) -> float:
+        """Of the voxels of the map as given; amplitudes are sums over those, and cutting keeps densities, not sums."""
+        return (self.voxel / self.pixel_size) ** 3
+
+    @property
     def field(self) -> float:
         """Å along one edge."""
         return self.box * self.pixel_size
 
     def rings(self, resolution: float) -> int:
-        """The last ring up to a resolution in Å."""
-        return min(int(self.field / resolution * (1 + 1e-6)), self.box // 2)
+        """The last ring up to a resolution in Å; the first where none reaches it."""
+        return min(max(1, int(self.field / resolution * (1 + 1e-6))), self.box // 2)
+
+    def drawn(self, mixture: Mixture) -> Float[Tensor, "z y x"]:
+        """A mixture on the band's voxels, with the density that it has on those of the map as given."""
+        return self.share * band_limited_map(mixture, self.box, self.pixel_size)
 
 
 def make_target(density: Map, mask: Float[Tensor, "z y x"], finest: float, seed: int) -> Target:
@@ -87,8 +96,7 @@ def make_target(density: Map, mask: Float[Tensor, "z y x"], finest: float, seed:
 
 def correlation(mixture: Mixture, target: Target) -> Float[Tensor, " ring"]:
     """FSC of the mixture's map and the map inside the mask, of the rings of the band."""
-    voxels = band_limited_map(mixture, target.box, target.pixel_size)
-    return masked_correlation(voxels, target.density, target.mask)
+    return masked_correlation(target.drawn(mixture), target.density, target.mask)
 
 
 def fit_round(
@@ -138,8 +146,9 @@ def make_optimizer(parameters: MixtureParameters, schedule: Schedule) -> tuple[A
     if hidden:
         groups.append({"params": hidden, "lr": 0.01 * schedule.learning_rate})
     optimizer = Adam(groups, betas=BETAS)
-    peaks = [group["lr"] for group in groups]
-    return optimizer, OneCycleLR(optimizer, peaks, schedule.steps + 1, pct_start=WARM_UP, cycle_momentum=False)
+    peaks, total = [group["lr"] for group in groups], schedule.steps + 1
+    warm_up = max(WARM_UP, 2 / total)  # one step at least: the scheduler divides by their number
+    return optimizer, OneCycleLR(optimizer, peaks, total, pct_start=warm_up, cycle_momentum=False)
 
 
 def ring_weights(views: Complex[Tensor, "view y half_x"], box: int, last: int) -> Float[Tensor, "y half_x"]:

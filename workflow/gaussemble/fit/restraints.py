@@ -54,6 +54,11 @@ def _rows(path: Path, data: dict[str, np.ndarray], name: str, columns: int, coun
     return torch.from_numpy(rows.astype(np.int64))
 
 
+def unrestrained() -> Restraints:
+    """Nothing to keep."""
+    return Restraints(torch.zeros(0, 2).long(), torch.zeros(0, 3).long(), torch.zeros(0), torch.zeros(0))
+
+
 def among(restraints: Restraints, rows: Int[Tensor, " chosen"], count: int) -> Restraints:
     """The restraints between chosen Gaussians of `count`, counted among these."""
     number = torch.full((count,), -1)
