@@ -196,7 +196,7 @@ def _each(function: Callable[..., Any], *arrays: Any) -> None:
     bounds = np.linspace(0, images, min(torch.get_num_threads(), images) + 1).astype(int).tolist()
 
     def run(first: int, last: int) -> None:
-        function(*(array[first:last].numpy() if isinstance(array, Tensor) else array for array in arrays))
+        function(*(array.detach()[first:last].numpy() if isinstance(array, Tensor) else array for array in arrays))
 
     if len(bounds) == 2:
         run(0, images)
