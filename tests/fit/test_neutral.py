@@ -199,6 +199,23 @@ def test_symmetric_mixtures_are_exactly_symmetric_and_no_worse(ordered):
     assert lows["C3"] > 0.95
 
 
+@pytest.mark.parametrize("extra", [0, 5])
+def test_the_asymmetric_unit_of_a_model_keeps_its_bonds_and_mass(extra):
+    """The first chain's, counted anew; Gaussians on what the model leaves are symmetric to none and cost it nothing."""
+    generator = torch.Generator().manual_seed(4)
+    model, more = three_fold(), 40 * torch.randn(extra, 3, generator=generator)
+    parts = torch.cat([model.center, more]), torch.cat([model.amplitude, torch.full((extra,), 0.3)])
+    seed = Mixture(*parts, torch.full((72 + extra,), 5.0))
+    bonds = torch.tensor([[start + row, start + row + 1] for start in (0, 24, 48) for row in range(23)])
+    kept = Restraints(bonds, torch.zeros(0, 3).long(), distances(seed.center, bonds), torch.zeros(0))
+    unit, found = begin(seed, kept, Options(symmetry="C3"))
+    assert torch.equal(unit.center[:24], model.center[:24])
+    assert len(unit) == 24 + round(extra / 3)
+    assert torch.equal(found.bonds, bonds[:23])
+    assert torch.allclose(distances(unit.center, found.bonds), found.distance)
+    assert float(3 * unit.amplitude.sum()) == pytest.approx(float(seed.amplitude.sum()), rel=1e-4)
+
+
 def test_an_unknown_group_is_refused(density):
     with pytest.raises(InputError, match="symmetry 'Q3' is not known"):
         make_parameters(rough(), whole(density), Options(symmetry="Q3"))

@@ -1,5 +1,7 @@
 """The asymmetric unit of a symmetric mixture: the Gaussians of which a point group's rotations make all others."""
 
+from dataclasses import fields
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -14,22 +16,20 @@ NEAR = 5.0  # Å within which a Gaussian's copy is taken for another Gaussian: m
 
 def symmetric_rows(
     center: Float[Tensor, "gaussian 3"], operators: Float[Tensor, "operator 3 3"]
-) -> Int[Tensor, " chosen"] | None:
-    """The first Gaussian of each set of copies, in order; None where the centres are not symmetric within 5 Å.
+) -> tuple[Int[Tensor, " chosen"], Int[Tensor, " other"]]:
+    """The first Gaussian of each set of copies, within 5 Å, in order; and those that are in no set.
 
-    So the first chain of a homo-oligomer's model stands for all of them, and what is consecutive stays so.
+    So the first chain of a homo-oligomer's model stands for all of them, and what is consecutive stays so. Gaussians
+    on what the model leaves are in no order, and those on an axis their own copies.
     """
     copies = torch.einsum("oij,gj->goi", operators.to(center), center).double().numpy()
     distance, nearest = map(np.asarray, KDTree(center.double().numpy()).query(copies))
     covered, chosen = np.zeros(len(center), dtype=bool), []
     for row, (mates, farthest) in enumerate(zip(nearest, distance.max(1), strict=True)):
-        if covered[row]:
-            continue
-        if farthest > NEAR or len(set(mates)) < len(operators) or covered[mates].any():
-            return None
-        covered[mates] = True
-        chosen.append(row)
-    return torch.tensor(chosen)
+        if farthest <= NEAR and len(set(mates)) == len(operators) and not covered[mates].any():
+            covered[mates] = True
+            chosen.append(row)
+    return torch.tensor(chosen, dtype=torch.long), torch.from_numpy(np.flatnonzero(~covered))
 
 
 def folded(mixture: Mixture, operators: Float[Tensor, "operator 3 3"], seed: int) -> Mixture:
@@ -45,6 +45,11 @@ def folded(mixture: Mixture, operators: Float[Tensor, "operator 3 3"], seed: int
     width = torch.full((len(beads),), float(np.average(mixture.width.double().numpy(), weights=weight)))
     amplitude = torch.from_numpy(beads.weight).float() / len(operators)
     return Mixture(torch.from_numpy(beads.position).float(), amplitude, width)
+
+
+def joined(first: Mixture, second: Mixture) -> Mixture:
+    """The Gaussians of one mixture and then those of another."""
+    return Mixture(*(torch.cat([getattr(one, part.name) for one in (first, second)]) for part in fields(Mixture)))
 
 
 def into_unit(

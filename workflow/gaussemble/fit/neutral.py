@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from gaussemble.errors import InputError
-from gaussemble.fit.asymmetric import folded, symmetric_rows
+from gaussemble.fit.asymmetric import folded, joined, symmetric_rows
 from gaussemble.fit.devices import DeviceName, choose_device
 from gaussemble.fit.growth import COARSEST, Round, enough, grown, measure, next_step, table
 from gaussemble.fit.parameters import Form, MixtureParameters
@@ -149,15 +149,17 @@ def begin(seed: Mixture, restraints: Restraints, options: Options) -> tuple[Mixt
     group = operators(options.symmetry).float()
     if len(group) == 1:
         return seed, restraints
-    rows = symmetric_rows(seed.center, group)
-    if rows is not None:
-        say(f"neutral: {len(rows)} of {len(seed)} Gaussians make up the others by {options.symmetry}")
-        return seed.select(rows), among(restraints, rows, len(seed))
-    if len(restraints):
-        say(f"neutral: WARNING: the model is not {options.symmetry} symmetric within 5 Å; its geometry is not kept")
-    unit = folded(seed, group, options.seed)
+    rows, others = symmetric_rows(seed.center, group)
+    if len(others) > len(seed) / 2:
+        if len(restraints):
+            say(f"neutral: WARNING: the model is not {options.symmetry} symmetric within 5 Å; its geometry is not kept")
+        unit, kept = folded(seed, group, options.seed), unrestrained()
+    else:
+        unit, kept = seed.select(rows), among(restraints, rows, len(seed))
+        if len(others):
+            unit = joined(unit, folded(seed.select(others), group, options.seed))
     say(f"neutral: {len(unit)} Gaussians in the asymmetric unit, {len(unit) * len(group)} by {options.symmetry}")
-    return unit, unrestrained()
+    return unit, kept
 
 
 def make_parameters(seed: Mixture, target: Target, options: Options) -> MixtureParameters:
