@@ -157,6 +157,9 @@ def rotated(voxels: torch.Tensor) -> torch.Tensor:
     [
         (lambda voxels: -voxels, "contrast inverted: correlation .* is -(0.9|1.0)"),
         (lambda voxels: voxels.roll(-1, 2).flip(2), "other hand: .* mirror image (0.9|1.0)"),
+        (lambda voxels: voxels.roll(-1, 1).flip(1), "other hand: .* mirror image (0.9|1.0)"),
+        (lambda voxels: voxels.roll(-1, 0).flip(0), "other hand: .* mirror image (0.9|1.0)"),
+        (lambda voxels: voxels.roll((-1, -1, -1), (0, 1, 2)).flip(0, 1, 2), "other hand: .* mirror image (0.9|1.0)"),
         (rotated, "does not belong to these particles, or is turned .* is "),
     ],
 )

@@ -48,11 +48,17 @@ def check_contrast(own: Map, reliability: float, folder: Path) -> str | None:
     )
 
 
+def mirror_images(voxels: Float[Tensor, "z y x"]) -> list[Float[Tensor, "z y x"]]:
+    """Of the other hand, in the ways that programs turn it: along x, y or z, or all three, about voxel D//2."""
+    beyond = 1 - voxels.shape[-1] % 2  # of an even box, the plane of voxel 0 has no mate
+    return [voxels.flip(axes).roll((beyond,) * len(axes), axes) for axes in ((2,), (1,), (0,), (0, 1, 2))]
+
+
 def check_map(given: Map, own: Map, path: Path) -> str | None:
     """What is wrong with a user's map beside the particles' own reconstruction, or None; says how well they agree."""
     first, second = coarse(own), coarse(given)
     straight = correlation(first, second)
-    mirrored = correlation(first, second.flip(2).roll(1 - own.box % 2, 2))  # x to -x about voxel D//2
+    mirrored = max(correlation(first, image) for image in mirror_images(second))
     found = f"correlation with the particles' own reconstruction at {COARSE:g} Å is {straight:.2f}"
     say(f"{path}: {found}")
     if straight < -0.3:
