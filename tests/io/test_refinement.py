@@ -51,6 +51,19 @@ def test_a_subset_keeps_rows_fields_and_type_of_the_cs_file(tmp_path, cs):
     assert np.allclose(interpret(again.star).angles, interpret(read_refinement(cs).rows([1, 4]).star).angles, atol=2e-8)
 
 
+def test_a_passthrough_joins_the_copies_of_a_particle(tmp_path):
+    fields = layout(COUNT)
+    main = write_cs(tmp_path / "main.cs", {name: fields[name] for name in fields if not name.startswith("blob/")})
+    rest = {name: fields[name][::-1] for name in fields if name == "uid" or name.startswith("blob/")}
+    passthrough = write_cs(tmp_path / "passthrough.cs", rest)
+    read_refinement(main, passthrough).rows([1, 1, 4, 4]).write(tmp_path / "out")
+    again = read_refinement(tmp_path / "out/particles.cs", passthrough)
+    assert again.star.particles["rlnImageName"].str[:6].tolist() == ["000002", "000002", "000005", "000005"]
+    stranger = {name: values[2:] for name, values in rest.items()}  # without the last two of the reversed: rows 5, 4
+    with pytest.raises(InputError, match=r"2 of the 4 particles of .* are not in it"):
+        read_refinement(tmp_path / "out/particles.cs", write_cs(tmp_path / "other.cs", stranger))
+
+
 def test_copies_of_a_particle_are_told_apart_as_by_symmetry_expansion(tmp_path, cs):
     whole = read_refinement(cs)
     angles = np.deg2rad([[10.0, 20, 30], [40, 50, 60], [-70, 80, 90], [0, 0, 10], [1, 2, 3], [5, 180, 0]])

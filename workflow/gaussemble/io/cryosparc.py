@@ -154,21 +154,25 @@ def read_cs(path: Path) -> CsFile:
 def join(main: CsFile, passthrough: CsFile | None = None) -> Fields:
     """All fields in the order of the main file's rows; where both files have one, the main file's is taken.
 
+    Copies of symmetry expansion that the passthrough does not know have the fields of the particle they come from.
+
     Raises:
         InputError: a uid of the main file that the passthrough has not, or has twice.
     """
     values = {name: main.table[name] for name in _names(main)}
     if passthrough is None:
         return Fields(main.path, values)
-    index = pd.Index(passthrough.table["uid"])
+    index, uid = pd.Index(passthrough.table["uid"]), main.table["uid"]
     if index.has_duplicates:
         raise InputError(f"{passthrough.path}: {int(index.duplicated().sum())} uids stand twice; expected each once")
-    row = index.get_indexer(pd.Index(main.table["uid"]))
+    row = index.get_indexer(pd.Index(uid))
+    if SOURCE in _names(main):  # copies that were made after the passthrough was written
+        row = np.where(row < 0, index.get_indexer(pd.Index(main.table[SOURCE])), row)
     missing = row < 0
     if missing.any():
         raise InputError(
             f"{passthrough.path}: {int(missing.sum())} of the {len(main)} particles of {main.path} are not in it (the "
-            f"first is uid {main.table['uid'][int(np.argmax(missing))]}); give the passthrough of the same job"
+            f"first is uid {uid[int(np.argmax(missing))]}); give the passthrough of the same job"
         )
     more = {name: passthrough.table[name][row] for name in _names(passthrough) if name not in values}
     return Fields(main.path, values | more)
