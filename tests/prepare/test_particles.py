@@ -257,7 +257,7 @@ def test_a_symmetry_expanded_file_is_one_particle_an_image(tmp_path, capsys):
     assert store.half.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1]
     assert store.images.shape[0] == 4
     assert np.array_equal(store.read(slice(None)), np.repeat(_noise(4), 3, axis=0))
-    assert "12 rows of 4 images, in different poses: taken as symmetry-expanded" in capsys.readouterr().err
+    assert "12 rows of 4 images, in different poses: taken as symmetry-expanded\n" in capsys.readouterr().err
     report = json.loads((tmp_path / "full" / "report.json").read_text())
     assert (report["particles"], report["rows"], report["particles_in_file"]) == (4, 12, 12)
 
@@ -281,6 +281,13 @@ def test_copies_need_not_stand_together(tmp_path):
     store = _import_shared(tmp_path, "odd", names)
     assert store.particles.particle.tolist() == [1, 3, 1, 3, 1, 3]
     assert np.array_equal(store.read(slice(None)), _noise(4)[[1, 3, 1, 3, 1, 3]])
+
+
+def test_duplicates_are_suspected_where_some_images_stand_more_often(tmp_path, capsys):
+    names = {"rlnImageName": [f"{number}@stack.mrcs" for number in (1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 3)]}
+    store = _import_shared(tmp_path, "full", names)
+    assert store.particles.particle.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 2]
+    assert "taken as symmetry-expanded; they have 2 to 4 rows each, are there duplicates?" in capsys.readouterr().err
 
 
 def test_one_row_twice_in_an_expanded_file_is_refused(tmp_path):

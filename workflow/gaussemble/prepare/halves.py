@@ -51,10 +51,12 @@ def identities(star: Path, images: ParticleImages, metadata: Metadata) -> Int[np
 
 def said_of_copies(identity: Int[np.ndarray, " row"]) -> list[str]:
     """A sentence where rows share images."""
-    count = len(np.unique(identity))
-    if count == len(identity):
+    rows = np.unique(identity, return_counts=True)[1]
+    if rows.max() == 1:
         return []
-    return [f"{len(identity)} rows of {count} images, in different poses: taken as symmetry-expanded"]
+    uneven = f"; they have {rows.min()} to {rows.max()} rows each, are there duplicates?"
+    said = f"{len(identity)} rows of {len(rows)} images, in different poses: taken as symmetry-expanded"
+    return [said + uneven * bool(rows.min() < rows.max())]
 
 
 def rank(identity: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
