@@ -288,6 +288,8 @@ def test_refuses_what_cannot_be_meant(fitted, tmp_path):
         seeds(**paths, model=model, options=Options(resolution=10, count=61))
     with pytest.raises(InputError, match="options selection, ncs: they choose a part of a model; give a model"):
         seeds(**paths, options=Options(selection="A", ncs=True))
+    with pytest.raises(InputError, match="options model_number: they choose"):
+        seeds(**paths, options=Options(model_number=0))
     with pytest.raises(InputError, match="selection, B, finds no atom"):
         seeds(**paths, model=model, options=Options(selection="B"))
     corner = torch.zeros_like(density.voxels)

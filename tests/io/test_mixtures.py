@@ -46,3 +46,21 @@ def test_another_file_is_refused_by_name(tmp_path):
     for name in ("other.npz", "absent.npz"):
         with pytest.raises(InputError, match=name):
             read_mixture(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"center": np.zeros((2, 2))}, r"are \(2, 2\), \(3,\), \(2,\), \(2,\); expected \(N, 3\)"),
+        ({"amplitude": np.ones(3)}, r"are \(2, 3\), \(3,\), \(3,\), \(2,\); expected \(N, 3\)"),
+        ({"center": np.zeros((0, 3)), "amplitude": np.ones(0), "width": np.ones(0)}, "with N > 0"),
+        ({"amplitude": np.array([1, np.nan])}, "Gaussian 1 has center .*, amplitude nan, width 4; expected finite"),
+        ({"width": np.array([1.0, 0])}, "Gaussian 1 has center .*, width 0; expected finite numbers, width > 0"),
+    ],
+)
+def test_what_makes_no_gaussians_is_told_in_one_line(tmp_path, mixture, wrong, message):
+    write_mixture(tmp_path / "mixture.npz", mixture, FRAME)
+    np.savez(tmp_path / "wrong.npz", **dict(np.load(tmp_path / "mixture.npz")) | wrong)
+    with pytest.raises(InputError, match=message) as caught:
+        read_mixture(tmp_path / "wrong.npz")
+    assert "\n" not in str(caught.value)

@@ -136,7 +136,8 @@ def refuse_other_box(map_path: Path, density: Map, mask_path: Path, mask: Map) -
 
 def refuse_choice(options: Options) -> None:
     """Raise InputError where options say which part of a model to use, but there is none."""
-    given = [name for name in ("selection", "model_number", "assembly", "ncs") if getattr(options, name)]
+    choices = ("selection", "model_number", "assembly", "ncs")
+    given = [name for name in choices if getattr(options, name) != Options.model_fields[name].default]
     if given:
         raise InputError(f"options {', '.join(given)}: they choose a part of a model; give a model, or leave them out")
 

@@ -37,10 +37,28 @@ def read_mixture(path: Path) -> Mixture:
     try:
         if int(data["format"]) != FORMAT:
             raise InputError(f"{path}: format {int(data['format'])}, this version reads {FORMAT}")
-        parts = data["center"] - data["box_center"], data["amplitude"], data["width"]
+        center, box_center, *others = (data[name] for name in ("center", "box_center", "amplitude", "width"))
     except KeyError as error:
         raise InputError(f"{path}: not a mixture: no array {error}; it has {', '.join(data)}") from error
-    return Mixture(*(torch.from_numpy(part).float() for part in parts))
+    _refuse_unfit(path, center, box_center, *others)
+    return Mixture(*(torch.from_numpy(part).float() for part in (center - box_center, *others)))
+
+
+def _refuse_unfit(path: Path, center: np.ndarray, box_center: np.ndarray, *others: np.ndarray) -> None:
+    """Raise InputError where arrays do not make up Gaussians, or these are not finite."""
+    shapes, count = [part.shape for part in (center, box_center, *others)], len(center) if center.ndim else 0
+    if count == 0 or shapes != [(count, 3), (3,), (count,), (count,)]:
+        raise InputError(
+            f"{path}: center, box_center, amplitude, width are {', '.join(map(str, shapes))}; expected (N, 3), (3,), "
+            "(N,), (N,) with N > 0"
+        )
+    good = np.isfinite(np.column_stack([center - box_center, *others])).all(1) & (others[1] > 0)
+    if not good.all():
+        row = int(good.argmin())
+        raise InputError(
+            f"{path}: Gaussian {row} has center {center[row]}, amplitude {others[0][row]:g}, width {others[1][row]:g}; "
+            "expected finite numbers, width > 0"
+        )
 
 
 def write_pseudo_atoms(path: Path, mixture: Mixture, frame: Map) -> None:
