@@ -8,7 +8,7 @@ import torch
 
 from gaussemble.errors import InputError
 from gaussemble.io.images import ParticleImages
-from gaussemble.io.mrc import write_map
+from gaussemble.io.mrc import open_stack, write_map
 from gaussemble.io.star import numbers, read_star
 from gaussemble.io.store import ImageWriter, open_store
 from gaussemble.physics.ctf import evaluate
@@ -459,6 +459,17 @@ def test_dark_molecules_are_reversed_and_it_is_said(tmp_path, generator, capsys,
     assert ("undecided; set particles.contrast" in said) == (sign == 0)
     for split in ("full", "even", "odd"):
         assert torch.equal(stored["auto", split], (sign or 1) * stored["white", split])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_sign_is_found_in_images_whose_background_is_far_from_0(tmp_path, generator, sign):
+    star = _molecules(tmp_path, generator, sign)
+    raw = open_stack(tmp_path / "stack.mrcs")
+    exposure = np.random.default_rng(0).normal(1000, 100, (len(raw), 1, 1)).astype("f4")  # each has its own
+    write_mrc(tmp_path / "stack.mrcs", raw + exposure * raw.std(), PIXEL)
+    particles(star=star, out=tmp_path / "out", split="full", options=Options(normalise=False))
+    assert json.loads((tmp_path / "out/report.json").read_text())["contrast"]["sign"] == sign
+    assert np.array_equal(open_store(tmp_path / "out").images, sign * open_stack(tmp_path / "stack.mrcs"))
 
 
 def test_memory_does_not_grow_with_the_number_of_images(make, monkeypatch):

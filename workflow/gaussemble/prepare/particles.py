@@ -255,6 +255,8 @@ def settle_contrast(
     rows = np.array(stored.sample_rows, np.int64)
     some = Rows(rows, metadata.angles[rows], np.arange(len(rows)) % 2, np.arange(len(rows)))
     sample = torch.cat(stored.sample)
+    outside = background(sample.shape[-1], options.background_radius)
+    sample = sample - sample[:, outside].mean(dim=1)[:, None, None]  # not at 0 where images are not normalised
     pixel_size = grid.pixel_size * grid.box / sample.shape[-1]
     known = as_particles(metadata, some, np.arange(len(metadata.angles)))
     found = contrast_sign(sample, known, pixel_size, torch.from_numpy(some.half), map)
