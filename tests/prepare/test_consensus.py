@@ -278,7 +278,7 @@ def test_inverted_poses_without_a_map_make_no_claim(made, tmp_path, capsys):
     assert "inverted" not in capsys.readouterr().err
 
 
-def test_expanded_particles_have_no_symmetry_left_to_apply(made, tmp_path):
+def test_expanded_particles_have_no_symmetry_left_to_apply(made, tmp_path, capsys):
     store = open_store(made.folder)
     twice = torch.arange(len(store)).repeat_interleave(2)
     shutil.copytree(made.folder, tmp_path / "store")
@@ -289,6 +289,8 @@ def test_expanded_particles_have_no_symmetry_left_to_apply(made, tmp_path):
         consensus(particles=tmp_path / "store", out=tmp_path / "out", options=Options(symmetry="C2"))
     with pytest.raises(InputError, match="symmetry 'Q2' is not known"):
         consensus(particles=tmp_path / "store", out=tmp_path / "out", options=Options(symmetry="Q2"))
+    consensus(particles=tmp_path / "store", out=tmp_path / "out", options=Options(padding=1))
+    assert "consensus: 900 particles in 1800 rows, C1, " in capsys.readouterr().err
 
 
 def test_symmetry_is_applied_to_all_maps(made, tmp_path):

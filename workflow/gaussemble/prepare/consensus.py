@@ -120,8 +120,10 @@ def judged(
 def say_result(store: ImageStore, table: pd.DataFrame, mask: Float[Tensor, "z y x"], symmetry: str) -> None:
     """Resolution and coverage in a line each."""
     limit, without = curve_resolution(table), curve_resolution(table, "fsc")
+    images = len(store.images)
+    copies = f" in {len(store)} rows" if len(store) > images else ""
     say(
-        f"consensus: {len(store)} particles, {symmetry}, {limit:.1f} Å at FSC 0.143 in the mask "
+        f"consensus: {images} particles{copies}, {symmetry}, {limit:.1f} Å at FSC 0.143 in the mask "
         f"({float(mask.mean()):.0%} of the box; corrected for what it adds itself), {without:.1f} Å without"
     )
     found = coverage(store.particles.rotation, store.box * store.pixel_size / limit, symmetry)
