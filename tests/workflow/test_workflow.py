@@ -163,6 +163,14 @@ MISTAKES = {
         {"analyses": {"domains": {"latent": {"components": 9}}}},
         [f"{LATENT}.components", "found 9", "latent_dim"],
     ),
+    "symmetry twice": (
+        {"particles": {"expand": "C2"}, "consensus": {"symmetry": "C2"}},
+        ["consensus.symmetry", "found C2", "particles.expand"],
+    ),
+    "a map beside whitened images": (
+        {"particles": {"whiten": True}, "consensus": {"map": str(ROOT / "Makefile")}},
+        ["particles.whiten", "consensus.map", "leave one out"],
+    ),
     "trajectory from its end": ({"analyses": {"domains": {"latent": {"lower": 95, "upper": 5}}}}, [f"{LATENT}.lower"]),
     "nothing may vary": (
         {"analyses": {"domains": {"heterogeneity": {"position": False, "amplitude": False}}}},

@@ -121,6 +121,17 @@ def check_together():
                 f"{here}.heterogeneity.lowest_resolution",
                 f"found {coarsest}; expected more than resolution, {finest}",
             )
+    expand, symmetry = config["particles"]["expand"], config["consensus"]["symmetry"]
+    if expand.upper() != "C1" and symmetry.upper() != "C1":
+        stop(
+            "consensus.symmetry",
+            f"found {symmetry}; expected C1, since particles.expand ({expand}) has made the copies already",
+        )
+    if config["particles"]["whiten"] and config["consensus"].get("map"):
+        stop(
+            "particles.whiten",
+            "found true; consensus.map has not the spectrum of whitened images, leave one out",
+        )
     if (
         "simulate" in config
         and (config["particles"]["box"] or 0) > config["simulate"]["box"]
