@@ -81,7 +81,8 @@ def contrast_sign(
         given: the user's map, with positive molecule.
     """
     if given is not None:
-        return _by_map(images[:COMPARED], particles[:COMPARED], pixel_size, given)
+        some = torch.linspace(0, len(images) - 1, min(COMPARED, len(images))).long()
+        return _by_map(images[some], particles[some], pixel_size, given)
     return _by_skewness(images, particles, pixel_size, half)
 
 
