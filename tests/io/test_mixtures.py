@@ -64,3 +64,9 @@ def test_what_makes_no_gaussians_is_told_in_one_line(tmp_path, mixture, wrong, m
     with pytest.raises(InputError, match=message) as caught:
         read_mixture(tmp_path / "wrong.npz")
     assert "\n" not in str(caught.value)
+
+
+def test_another_file_of_ours_is_not_taken_for_an_old_mixture(tmp_path):
+    np.savez(tmp_path / "particles.npz", format=2, rotation=np.zeros((4, 3, 3)))
+    with pytest.raises(InputError, match="not a mixture: no array 'center'; it has format, rotation"):
+        read_mixture(tmp_path / "particles.npz")

@@ -106,7 +106,9 @@ def test_mirrors_are_refused(name):
         operators(name)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("D", "near it: D"), ("I5", "near it: I"), ("C0", "near it: C"), ("", "")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("O9", "near it: O;"), ("D", "near it: D"), ("I5", "near it: I"), ("C0", "near it: C"), ("", "")]
+)
 def test_unknown_names_are_refused_with_near_ones(name, hint):
     with pytest.raises(InputError, match=rf"symmetry '{name}' is not known.*{hint}.*expected C1"):
         operators(name)

@@ -107,6 +107,17 @@ def test_growth_is_shown_as_it_was_written(results, drawn):
     pd.testing.assert_frame_equal(pd.read_csv(drawn / "neutral_growth.csv"), written)
 
 
+def test_a_number_that_was_given_is_said_and_not_drawn(tmp_path):
+    row = pd.DataFrame({"gaussians": [262], "resolution": [12.0], "lowest_fsc": [0.951]})
+    (tmp_path / "full/neutral").mkdir(parents=True)
+    row.to_csv(tmp_path / "full/neutral/growth.csv", index=False)
+    drawing = FIGURES["neutral_growth"](tmp_path, "any")
+    assert [text.get_text() for text in drawing.figure.texts] == [
+        "their number was given: 262 Gaussians, FSC at least 0.95 to 12 Å"
+    ]
+    assert not drawing.figure.axes
+
+
 def test_arrows_go_from_the_first_to_the_last_point(results, drawn):
     folder = results / "full" / "main"
     model = load_model(folder / "heterogeneity" / "model.pt")

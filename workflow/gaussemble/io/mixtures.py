@@ -35,9 +35,9 @@ def read_mixture(path: Path) -> Mixture:
     """The mixture in float32, centres relative to the box's origin; raises InputError where it is not one of ours."""
     data = read_npz(path, "a mixture (center, amplitude, width, box_center, format)")
     try:
+        center, box_center, *others = (data[name] for name in ("center", "box_center", "amplitude", "width"))
         if int(data["format"]) != FORMAT:
             raise InputError(f"{path}: format {int(data['format'])}, this version reads {FORMAT}")
-        center, box_center, *others = (data[name] for name in ("center", "box_center", "amplitude", "width"))
     except KeyError as error:
         raise InputError(f"{path}: not a mixture: no array {error}; it has {', '.join(data)}") from error
     _refuse_unfit(path, center, box_center, *others)

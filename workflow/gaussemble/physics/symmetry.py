@@ -41,7 +41,7 @@ def canonical(name: str) -> str:
         raise InputError(f"symmetry {name!r} has mirrors, molecules have none; give its rotations: {KNOWN}")
     known = given in TURNS or given == "I" or re.fullmatch(r"[CD]0*[1-9]\d{0,2}", given)
     if not known:
-        near = difflib.get_close_matches(given, ["C1", "C2", "C3", "C4", "D2", "D3", "T", "O", *TURNS], n=3, cutoff=0.5)
+        near = difflib.get_close_matches(given, ["C1", "C2", "C3", "C4", "D2", "D3", *TURNS], n=3, cutoff=0.5)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise InputError(f"symmetry {name!r} is not known{hint}; expected {KNOWN}")
     if given[0] in "CD":

@@ -76,6 +76,11 @@ def neutral_growth(results: Path, analysis: str) -> Drawing:
     """The lowest FSC of mixture and map against the number of Gaussians, for each resolution of the rounds."""
     table = read_csv(results / "full" / "neutral" / "growth.csv", GROWTH_COLUMNS)
     gaussians, resolution, lowest = (np.asarray(table[name]) for name in GROWTH_COLUMNS)
+    if len(table) == 1:
+        said = (
+            f"their number was given: {gaussians[0]:,} Gaussians, FSC at least {lowest[0]:.2f} to {resolution[0]:.3g} Å"
+        )
+        return Drawing(note(said), table)
     figure = new_figure()
     axes = figure.subplots()
     labelled: list[tuple[float, float]] = []
