@@ -8,6 +8,7 @@ import torch
 
 from gaussemble.errors import InputError
 from gaussemble.model.decoders import transition_matrix
+from gaussemble.model.encoders import gradient_evidence
 from gaussemble.model.heterogeneity import Design, build_model, load_model, save_model
 from tiny import molecule
 
@@ -103,9 +104,9 @@ def test_comes_back_from_its_file(tmp_path, decoder):
     model = shaken(build_model(design(decoder=decoder), molecule(), ALL, seed=0)).eval()
     save_model(tmp_path / "model.pt", model)
     again = load_model(tmp_path / "model.pt")
-    latent, inputs = torch.randn(3, 2), torch.randn(3, 16)
+    latent, evidence = torch.randn(3, 2), gradient_evidence(torch.randn(3, 16))
     assert torch.equal(again.decode(latent).center, model.decode(latent).center)
-    assert torch.equal(again.encode(inputs), model.encode(inputs))
+    assert torch.equal(again.encode(evidence), model.encode(evidence))
 
 
 @pytest.mark.parametrize("part", [0, 100, 0.5])

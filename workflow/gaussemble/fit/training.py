@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from gaussemble.errors import InputError
-from gaussemble.fit.band import Band
+from gaussemble.fit.band import Band, Batch
 from gaussemble.fit.losses import Loss
+from gaussemble.model.encoders import Evidence, gradient_evidence
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
@@ -50,6 +51,13 @@ class Study:
     coarse_baseline: Float[Tensor, " image"]  # the same at half the resolution
     loss: Loss
     device: torch.device
+
+    def evidence(self, rows: Int[Tensor, " image"], batch: Batch | None = None) -> Evidence:
+        """What the encoder sees of some particles; `batch`: theirs in the whole band, where it reads images."""
+        gradient = self.inputs[rows].to(self.device)
+        if batch is None:
+            return gradient_evidence(gradient)
+        return Evidence(gradient, batch.image, batch.transfer, batch.rotation)
 
 
 def choose_held_out(particle: Int[Tensor, " image"], share: float, seed: int) -> Bool[Tensor, " image"]:
@@ -134,7 +142,7 @@ def step(
     """
     batch = study.band.batch(rows, study.device)
     batch, baseline = (batch.coarser(COARSE), study.coarse_baseline) if coarse else (batch, study.baseline)
-    latent = model.encode(study.inputs[rows].to(study.device))
+    latent = model.encode(study.evidence(rows))
     noisy = latent + options.noise * torch.randn_like(latent)
     loss = study.loss(batch, batch.predict(model.decode(noisy))) - baseline[rows].to(study.device)
     return (loss + 0.5 * options.prior * latent.square().sum(-1)).mean()
@@ -148,7 +156,7 @@ def held_out_loss(model: DeformableMixture, study: Study) -> float:
     total = 0.0
     for chosen in rows.split(EVALUATION_BATCH):
         batch = study.band.batch(chosen, study.device)
-        latent = model.encode(study.inputs[chosen].to(study.device))
+        latent = model.encode(study.evidence(chosen))
         total += float((study.loss(batch, batch.predict(model.decode(latent))).cpu() - study.baseline[chosen]).sum())
     return total / len(rows) if len(rows) else math.nan
 
@@ -157,7 +165,7 @@ def held_out_loss(model: DeformableMixture, study: Study) -> float:
 def encode_all(model: DeformableMixture, study: Study) -> Float[Tensor, "image latent"]:
     """The encoder's latent vectors of all particles, on the CPU."""
     model.eval()
-    return torch.cat([model.encode(part.to(study.device)).cpu() for part in study.inputs.split(4096)])
+    return torch.cat([model.encode(study.evidence(rows)).cpu() for rows in torch.arange(len(study.band)).split(4096)])
 
 
 @torch.no_grad()

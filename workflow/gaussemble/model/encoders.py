@@ -5,11 +5,30 @@ variance, while the perceptron starts at zero: training begins from latents that
 from a point where every particle looks the same and nothing can be learnt.
 """
 
+from typing import Literal, NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from gaussemble.model.networks import Perceptron
+
+EncoderKind = Literal["gradient", "image", "both"]
+
+
+class Evidence(NamedTuple):
+    """What an encoder sees of some particles; the last three are those of a fit.band.Batch of the whole band."""
+
+    gradient: Float[Tensor, "image input"]  # pooled (fit.gradients); no columns where the encoder reads images alone
+    image: Complex[Tensor, "image y half_x"]  # empty (image, 0, 0), like the transfer, where it reads gradients alone
+    transfer: Float[Tensor, "image y half_x"]
+    rotation: Float[Tensor, "image 3 3"]
+
+
+def gradient_evidence(gradient: Float[Tensor, "image input"]) -> Evidence:
+    """Evidence without images, for an encoder that reads gradients alone."""
+    empty = gradient.new_zeros(len(gradient), 0, 0)
+    return Evidence(gradient, empty.to(torch.complex64), empty, gradient.new_zeros(len(gradient), 3, 3))
 
 
 class GradientEncoder(nn.Module):
@@ -23,9 +42,9 @@ class GradientEncoder(nn.Module):
         self.linear = nn.Linear(inputs, latent_dim)
         self.perceptron = Perceptron(inputs, latent_dim, hidden, layers, dropout).start_at_zero()
 
-    def forward(self, inputs: Float[Tensor, "image input"]) -> Float[Tensor, "image latent"]:
+    def forward(self, evidence: Evidence) -> Float[Tensor, "image latent"]:
         """Latent vectors of particles."""
-        scaled = inputs / self.scale
+        scaled = evidence.gradient / self.scale
         return self.linear(scaled) + self.perceptron(scaled)
 
     @torch.no_grad()

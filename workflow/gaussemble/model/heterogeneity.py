@@ -20,7 +20,7 @@ from gaussemble.model.decoders import (
     anchor_positions,
     transition_matrix,
 )
-from gaussemble.model.encoders import GradientEncoder
+from gaussemble.model.encoders import Evidence, GradientEncoder
 from gaussemble.quantities import Mixture
 
 FORMAT = 1
@@ -85,9 +85,9 @@ class DeformableMixture(nn.Module):
         """Length of a latent vector."""
         return self.design.latent_dim
 
-    def encode(self, inputs: Float[Tensor, "image input"]) -> Float[Tensor, "image latent"]:
-        """Latent vectors of particles from the gradients of their losses (see fit.gradients)."""
-        return self.encoder(inputs)
+    def encode(self, evidence: Evidence) -> Float[Tensor, "image latent"]:
+        """Latent vectors of particles from what is seen of them."""
+        return self.encoder(evidence)
 
     def decode(self, latent: Float[Tensor, "image latent"]) -> Mixture:
         """A mixture for each latent vector.
