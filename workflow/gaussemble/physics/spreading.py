@@ -16,19 +16,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, no_type_check
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float
-from numba import types
-from numba.extending import overload
 from scipy.fft import next_fast_len
 from scipy.special import erfcinv
 from torch import Tensor
 
+from gaussemble.physics import gaussian_loops
 from gaussemble.physics.fourier import axis_frequencies
-from gaussemble.physics.loops import compiled
 from gaussemble.quantities import Mixture
 
 TOLERANCE = 2e-5  # of F(0); a particle's noise is a thousand times that
@@ -85,109 +83,6 @@ def plan_grid(
         if cost < least:
             best, least = Grid(size, extra, cut, cost), cost
     return best
-
-
-def _exponential(value):
-    """The exponential of values <= 0, in compiled loops only."""
-
-
-@overload(_exponential, inline="always")
-@no_type_check
-def _exponential_of(value):
-    """In float32 a polynomial, which compilers turn into vector instructions: 2e-7 relative."""
-    if value != types.float32:
-        return lambda value: math.exp(value)
-
-    def exponential(value):
-        power = max(value * np.float32(1.4426950408889634), np.float32(-126.0))
-        whole = np.floor(power + np.float32(0.5))
-        rest = power - whole
-        # 2^rest on [-1/2, 1/2]: Taylor's coefficients ln(2)^n / n!
-        result = np.float32(1.5252733804e-5)
-        result = result * rest + np.float32(1.5403530394e-4)
-        result = result * rest + np.float32(1.3333558146e-3)
-        result = result * rest + np.float32(9.6181291076e-3)
-        result = result * rest + np.float32(5.5504108665e-2)
-        result = result * rest + np.float32(2.4022650696e-1)
-        result = result * rest + np.float32(6.9314718056e-1)
-        result = result * rest + np.float32(1.0)
-        return result * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
-
-    return exponential
-
-
-@compiled
-@no_type_check
-def _add(grid, x, y, amplitude, width, covers, cut, span):
-    """Add the Gaussians whose `covers` is the length of `span`, a tuple so that compilers know it, to grids.
-
-    Positions and widths are in samples of the grid, whose margin lets every Gaussian's samples lie in it.
-    """
-    columns, real = len(span), grid.dtype.type
-    along_x, along_y = np.empty(columns, grid.dtype), np.empty(columns, grid.dtype)
-    for image in range(x.shape[0]):
-        for number in range(x.shape[1]):
-            if covers[image, number] != columns:
-                continue
-            center_x, center_y, sigma = x[image, number], y[image, number], width[image, number]
-            half = real(0.5) / (sigma * sigma)
-            reach = min(math.ceil(cut * sigma), columns // 2)
-            left, top = math.floor(center_x) - columns // 2 + 1, math.floor(center_y) - reach + 1
-            height = amplitude[image, number] * half * real(1 / math.pi)
-            for i in range(columns):
-                distance = real(left + i) - center_x
-                along_x[i] = _exponential(-distance * distance * half)
-            for j in range(2 * reach):
-                distance = real(top + j) - center_y
-                along_y[j] = height * _exponential(-distance * distance * half)
-            for j in range(2 * reach):
-                row = grid[image, top + j]
-                for i in range(columns):
-                    row[left + i] += along_y[j] * along_x[i]
-
-
-@compiled
-@no_type_check
-def _gather(grid, x, y, amplitude, width, covers, cut, span, by_x, by_y, by_amplitude, by_width):
-    """Derivatives of `sum grid * samples` with respect to each parameter of the same Gaussians."""
-    columns, real = len(span), grid.dtype.type
-    along_y = np.empty(columns, grid.dtype)
-    zeroth, first, second = np.empty(columns, grid.dtype), np.empty(columns, grid.dtype), np.empty(columns, grid.dtype)
-    for image in range(x.shape[0]):
-        for number in range(x.shape[1]):
-            if covers[image, number] != columns:
-                continue
-            center_x, center_y, sigma = x[image, number], y[image, number], width[image, number]
-            half = real(0.5) / (sigma * sigma)
-            reach = min(math.ceil(cut * sigma), columns // 2)
-            left, top = math.floor(center_x) - columns // 2 + 1, math.floor(center_y) - reach + 1
-            for i in range(columns):
-                zeroth[i] = first[i] = second[i] = real(0)
-            for j in range(2 * reach):
-                distance = real(top + j) - center_y
-                along_y[j] = _exponential(-distance * distance * half)
-            for j in range(2 * reach):  # moments along y of each column
-                distance, weight = real(top + j) - center_y, along_y[j]
-                row = grid[image, top + j]
-                for i in range(columns):
-                    value = weight * row[left + i]
-                    zeroth[i] += value
-                    first[i] += distance * value
-                    second[i] += distance * distance * value
-            total, moment_x, moment_y, moment_r = real(0), real(0), real(0), real(0)
-            for i in range(columns):
-                distance = real(left + i) - center_x
-                weight = _exponential(-distance * distance * half)
-                total += weight * zeroth[i]
-                moment_x += weight * distance * zeroth[i]
-                moment_y += weight * first[i]
-                moment_r += weight * (distance * distance * zeroth[i] + second[i])
-            norm = half * real(1 / math.pi)
-            scale = amplitude[image, number] * norm
-            by_amplitude[image, number] = norm * total
-            by_x[image, number] = real(2) * scale * half * moment_x
-            by_y[image, number] = real(2) * scale * half * moment_y
-            by_width[image, number] = real(2) * scale * (half * moment_r - total) / sigma
 
 
 def _each(function: Callable[..., Any], *arrays: Any) -> None:
@@ -262,7 +157,7 @@ class _Spreading(torch.autograd.Function):
         ctx.spans = [COLUMNS[number] * (0.0,) for number in present]
         padded = x.new_zeros(len(x), grid.size + 2 * margin, grid.size + 2 * margin)
         for span in ctx.spans:
-            _each(_add, padded, *arrays, covers, cut, span)
+            _each(gaussian_loops.add, padded, *arrays, covers, cut, span)
         transform = _moved(torch.fft.rfft2(_wrap(padded, grid.size)), grid.size, box, forth=True)
         return transform * _undone(grid, box, x.dtype) if grid.extra else transform
 
@@ -278,7 +173,7 @@ class _Spreading(torch.autograd.Function):
         padded = _unwrap(samples, ctx.margin)
         results = [torch.empty_like(arrays[0]) for _ in range(4)]
         for span in ctx.spans:
-            _each(_gather, padded, *arrays, covers, ctx.cut, span, *results)
+            _each(gaussian_loops.gather, padded, *arrays, covers, ctx.cut, span, *results)
         return *results, None, None
 
 
