@@ -1,0 +1,166 @@
+"""Science benchmarks: how much of a known truth the stages find, beside the Bayes-optimal score of the same particles.
+
+    make bench-science [SET="linear ring"] [SNR="0.1 0.01"] [PARTICLES=5000] [WITH="epochs=20 seeds.count=512"]
+
+One row a set. Simulated sets, stores and fits lie in .bench/science and are used again; the tables there are
+scores.csv (every run, appended) and the printed one. WITH overrides options: of heterogeneity, or of the stage that is
+named before a dot. MODEL takes an antibody's atomic model (1HZH) in the place of the demo's molecule.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from ensembles import SETS  # noqa: E402
+from scoring import oracle_probability, scores  # noqa: E402
+from simulated import Simulation, simulate  # noqa: E402
+
+from gaussemble.analysis import latent as latent_stage  # noqa: E402
+from gaussemble.fit import heterogeneity as heterogeneity_stage  # noqa: E402
+from gaussemble.fit import neutral as neutral_stage  # noqa: E402
+from gaussemble.fit import seeds as seeds_stage  # noqa: E402
+from gaussemble.options import StageOptions  # noqa: E402
+from gaussemble.prepare import consensus as consensus_stage  # noqa: E402
+from gaussemble.prepare import particles as particles_stage  # noqa: E402
+
+ROOT = Path(".bench/science")
+PARTICLES = {0.1: 5000, 0.01: 20_000}
+STAGES = {"seeds": seeds_stage, "neutral": neutral_stage, "heterogeneity": heterogeneity_stage, "latent": latent_stage}
+DEFAULTS: dict[str, dict[str, Any]] = {"seeds": {"count": 256}, "latent": {"umap": False}}
+
+
+def options_of(given: list[str]) -> dict[str, dict[str, Any]]:
+    """key=value pairs by stage; values as JSON, or as they stand."""
+    chosen: dict[str, dict[str, Any]] = {stage: dict(DEFAULTS.get(stage, {})) for stage in STAGES}
+    for pair in given:
+        name, text = pair.split("=", 1)
+        stage, key = name.split(".", 1) if "." in name else ("heterogeneity", name)
+        with contextlib.suppress(json.JSONDecodeError):
+            text = json.loads(text)
+        chosen[stage][key] = text
+    return chosen
+
+
+def made(stage: str, values: dict[str, Any]) -> StageOptions:
+    """Checked options of a stage."""
+    return STAGES[stage].Options(**values)
+
+
+def name_of(values: dict[str, Any]) -> str:
+    """A folder's name for some options."""
+    return "_".join(f"{key}-{value}" for key, value in sorted(values.items())).replace("/", "-")[:120] or "default"
+
+
+def prepare(folder: Path, simulation: Simulation) -> None:
+    """The stages particles and consensus, once."""
+    source, target = simulation.folder, folder / "consensus"
+    if not (folder / "particles" / "particles.npz").is_file():
+        particles_stage.particles(
+            star=source / "particles.star",
+            out=folder / "particles",
+            split="full",
+            map=source / "map.mrc",
+            options=particles_stage.Options(),
+        )
+    if not (target / "noise.csv").is_file():
+        consensus_stage.consensus(particles=folder / "particles", out=target, options=consensus_stage.Options())
+
+
+def fit_neutral(folder: Path, chosen: dict[str, dict[str, Any]]) -> Path:
+    """The stages seeds and neutral, once for the same options; returns mixture.npz."""
+    out = folder / ("neutral_" + name_of(chosen["seeds"] | {f"n.{k}": v for k, v in chosen["neutral"].items()}))
+    if not (out / "mixture.npz").is_file():
+        consensus = folder / "consensus"
+        seeds_stage.seeds(
+            map=consensus / "map.mrc", mask=consensus / "mask.mrc", out=out, options=made("seeds", chosen["seeds"])
+        )
+        neutral_stage.neutral(
+            consensus=consensus, seeds=out / "seeds.npz", out=out, options=made("neutral", chosen["neutral"])
+        )
+    return out / "mixture.npz"
+
+
+def analyse(folder: Path, simulation: Simulation, neutral: Path, chosen: dict[str, dict[str, Any]]) -> Path:
+    """The stages heterogeneity and latent; returns the folder of the analysis."""
+    ensemble = simulation.ensemble
+    values = {"latent_dim": ensemble.latent_dim} | chosen["heterogeneity"]
+    out = folder / "runs" / name_of(chosen["heterogeneity"] | {f"s.{k}": v for k, v in chosen["seeds"].items()})
+    out.mkdir(parents=True, exist_ok=True)
+    heterogeneity_stage.heterogeneity(
+        particles=folder / "particles",
+        consensus=folder / "consensus",
+        neutral=neutral,
+        out=out / "heterogeneity",
+        options=made("heterogeneity", values),
+    )
+    clusters = len(np.unique(ensemble.label)) if ensemble.label is not None else 4
+    latent_stage.latent(
+        latent=out / "heterogeneity" / "latent.csv",
+        out=out / "latent",
+        options=made("latent", {"clusters": clusters} | chosen["latent"]),
+    )
+    return out
+
+
+def benchmark(name: str, snr: float, particles: int | None, given: list[str], model: Path | None) -> dict[str, Any]:
+    """One row of the table."""
+    count = particles or PARTICLES.get(snr, 10_000)
+    folder = ROOT / f"{name}_{model.stem if model else 'demo'}_{snr:g}_{count}"
+    chosen = options_of(given)
+    simulation = simulate(SETS[name](model), folder / "simulated", count, snr)
+    prepare(folder, simulation)
+    probability = oracle_probability(folder, simulation)
+    neutral = fit_neutral(folder, chosen)
+    start = time.monotonic()
+    out = analyse(folder, simulation, neutral, chosen)
+    row = {"set": name, "snr": snr, "particles": count, "with": " ".join(given), "seconds": time.monotonic() - start}
+    row |= scores(simulation, probability, folder, neutral, out)
+    return row | {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def main() -> None:
+    """Print the table and append it to scores.csv."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--set", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--snr", nargs="*", type=float, default=[0.1, 0.01])
+    parser.add_argument("--particles", type=int)
+    parser.add_argument("--model", type=Path, help="an antibody, 1HZH, in the place of the demo's molecule")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("given", nargs="*", metavar="key=value")
+    arguments = parser.parse_args()
+    for snr in arguments.snr:
+        for name in arguments.set:
+            with contextlib.nullcontext() if arguments.verbose else contextlib.redirect_stderr(io.StringIO()):
+                row = benchmark(name, snr, arguments.particles, arguments.given, arguments.model)
+            print("  ".join(f"{key} {shown(value)}" for key, value in row.items()), flush=True)
+            append(ROOT / "scores.csv", row)
+
+
+def shown(value: Any) -> str:
+    """Short."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a table whose columns may grow."""
+    table = pd.DataFrame([row])
+    if path.is_file():
+        table = pd.concat([pd.read_csv(path), table])
+    table.to_csv(path, index=False)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
