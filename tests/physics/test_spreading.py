@@ -48,7 +48,8 @@ def test_the_error_stays_below_what_the_plan_says(generator, box, widths, tolera
     total = mixture.amplitude.sum(-1)[:, None, None]
     assert float((error / total).max()) < 2 * tolerance
     # not by more than needed: a plan of a hundred times the work would also pass
-    assert grid.cost < 50 * (100 + (2 * grid.cut * 3.2 * max(widths[1], 1.0) + 8) ** 2) + 10 * (2.5 * box) ** 2
+    points = (2 * grid.cut * 3.2 * max(widths[1], 1.0) + 8) ** 2
+    assert grid.cost < 50 * (spreading.FIXED_COST + points) + spreading.FFT_COST * (2.5 * box) ** 2
 
 
 def test_narrow_gaussians_need_the_common_kernel_and_wide_ones_a_coarser_grid():

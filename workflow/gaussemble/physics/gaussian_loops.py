@@ -174,20 +174,21 @@ def _factor(factor, span, height, offset, half):
 
 @compiled
 @no_type_check
-def add(grid, x, y, amplitude, width, covers, cut, span):
-    """Add the Gaussians whose `covers` is the length of `span`, a tuple so that compilers know it, to grids.
+def add(grid, x, y, amplitude, width, cut, above, upto, span):
+    """Add the Gaussians of widths in (above, upto] to grids, each as wide as `span`, a tuple so that compilers know it.
 
-    Positions and widths are in samples of the grid, whose margin lets every Gaussian's samples lie in it.
+    Positions and widths are in samples of the grid, whose margin lets every Gaussian's samples lie in it; `cut` is in
+    widths.
     """
     columns, real, stride = len(span), grid.dtype.type, grid.shape[2]
     along_x, along_y = np.empty(columns, grid.dtype), np.empty(columns, grid.dtype)
     for image in range(x.shape[0]):
         samples = grid[image].reshape(-1)
         for number in range(x.shape[1]):
-            if covers[image, number] != columns:
+            center_x, center_y, sigma = x[image, number], y[image, number], width[image, number]
+            if not above < sigma <= upto:
                 continue
-            center_x, center_y = x[image, number], y[image, number]
-            half, reach, left, top = _corner(center_x, center_y, width[image, number], cut, columns)
+            half, reach, left, top = _corner(center_x, center_y, sigma, cut, columns)
             height = amplitude[image, number] * half * real(1 / math.pi)
             _factor(along_x, span, height, real(left) - center_x, half)
             _factor(along_y, span, real(1), real(top) - center_y, half)
@@ -196,7 +197,7 @@ def add(grid, x, y, amplitude, width, covers, cut, span):
 
 @compiled
 @no_type_check
-def gather(grid, x, y, amplitude, width, covers, cut, span, by_x, by_y, by_amplitude, by_width):
+def gather(grid, x, y, amplitude, width, cut, above, upto, span, by_x, by_y, by_amplitude, by_width):
     """Derivatives of `sum grid * samples` with respect to each parameter of the same Gaussians."""
     columns, real, stride = len(span), grid.dtype.type, grid.shape[2]
     along_y = np.empty(columns, grid.dtype)
@@ -204,9 +205,9 @@ def gather(grid, x, y, amplitude, width, covers, cut, span, by_x, by_y, by_ampli
     for image in range(x.shape[0]):
         samples = grid[image].reshape(-1)
         for number in range(x.shape[1]):
-            if covers[image, number] != columns:
-                continue
             center_x, center_y, sigma = x[image, number], y[image, number], width[image, number]
+            if not above < sigma <= upto:
+                continue
             half, reach, left, top = _corner(center_x, center_y, sigma, cut, columns)
             offset = real(top) - center_y
             _factor(along_y, span, real(1), offset, half)

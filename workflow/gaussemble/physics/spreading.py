@@ -33,8 +33,8 @@ TOLERANCE = 2e-5  # of F(0); a particle's noise is a thousand times that
 ROUNDING = 1e-6  # of float32, in the same unit
 COLUMNS = (8, 16, 24, 32, 48, 64)  # pixels along x that a kernel is made for: whole vectors of a processor
 # What costs as much as adding one point of a Gaussian: measured, one core
-FIXED_COST = 100.0  # points, of a Gaussian however narrow
-FFT_COST = 10.0  # points, of a sample of the grid
+FIXED_COST = 600.0  # points, of a Gaussian however narrow
+FFT_COST = 80.0  # points, of a sample of the grid
 FEW = 32  # Gaussians, for which the separable form is quick enough
 STEP = 1.05  # widths that differ by less than this factor share a plan
 
@@ -72,7 +72,7 @@ def plan_grid(
             continue
         extra = math.sqrt(max(needed, 0.0) / (1 - 2 * edge)) if needed > 0 else 0.0
         gain = math.exp(2 * (math.pi * extra * edge) ** 2)  # of errors, when the extra width is divided out
-        if gain * rounding > tolerance:
+        if gain**2 * rounding > tolerance:  # of both axes, in the corners
             continue
         cut = math.sqrt(2) * float(erfcinv(tolerance / gain))
         reach = 2 * cut * math.hypot(widest * scale, extra)
@@ -142,29 +142,41 @@ def _undone(grid: Grid, box: int, dtype: torch.dtype) -> Float[Tensor, "y half_x
     return torch.exp(2 * (math.pi * grid.extra) ** 2 * (frequency_y.square()[:, None] + frequency_x.square()))
 
 
+def _kinds(width: Float[Tensor, "image gaussian"], cut: float) -> tuple[list[tuple[Any, ...]], int]:
+    """What the loops are told of each range of widths: the cut, the range's ends, the samples along x; and the margin.
+
+    The ranges have no gaps, and the first and last are open, so that every Gaussian belongs to one.
+    """
+    least, most = (float(value) for value in torch.aminmax(width))
+    first, last = (min(int(np.searchsorted(COLUMNS, 2 * cut * value)), len(COLUMNS) - 1) for value in (least, most))
+    ends = [0.0, *(columns / (2 * cut) for columns in COLUMNS[first:last]), math.inf]
+    real = width.numpy().dtype.type
+    kinds = [
+        (real(cut), real(above), real(upto), columns * (0.0,))
+        for above, upto, columns in zip(ends[:-1], ends[1:], COLUMNS[first : last + 1], strict=True)
+    ]
+    return kinds, COLUMNS[last] // 2
+
+
 class _Spreading(torch.autograd.Function):
     """Half transforms of sums of Gaussians; positions (image, N) in samples of the grid, in [0, size)."""
 
     @staticmethod
     def forward(ctx, x, y, amplitude, width, grid, box):
-        kind = np.searchsorted(COLUMNS, 2 * grid.cut * width.numpy()).clip(max=len(COLUMNS) - 1)
-        present = np.flatnonzero(np.bincount(kind.ravel(), minlength=len(COLUMNS)))
-        covers = torch.from_numpy(np.asarray(COLUMNS, np.uint8)[kind])
-        margin, cut = COLUMNS[present[-1]] // 2, (x.new_tensor(grid.cut)).numpy()[()]
+        ctx.kinds, margin = _kinds(width, grid.cut)
         arrays = [part.contiguous() for part in (x + margin, y + margin, amplitude, width)]
-        ctx.save_for_backward(*arrays, covers)
-        ctx.grid, ctx.box, ctx.margin, ctx.cut = grid, box, margin, cut
-        ctx.spans = [COLUMNS[number] * (0.0,) for number in present]
+        ctx.save_for_backward(*arrays)
+        ctx.grid, ctx.box, ctx.margin = grid, box, margin
         padded = x.new_zeros(len(x), grid.size + 2 * margin, grid.size + 2 * margin)
-        for span in ctx.spans:
-            _each(gaussian_loops.add, padded, *arrays, covers, cut, span)
+        for kind in ctx.kinds:
+            _each(gaussian_loops.add, padded, *arrays, *kind)
         transform = _moved(torch.fft.rfft2(_wrap(padded, grid.size)), grid.size, box, forth=True)
         return transform * _undone(grid, box, x.dtype) if grid.extra else transform
 
     @staticmethod
     def backward(ctx, *gradients):
         (gradient,), grid = gradients, ctx.grid
-        *arrays, covers = ctx.saved_tensors
+        arrays = ctx.saved_tensors
         if grid.extra:
             gradient = gradient * _undone(grid, ctx.box, gradient.real.dtype)
         moved = _moved(gradient, grid.size, ctx.box, forth=False).clone()
@@ -172,8 +184,8 @@ class _Spreading(torch.autograd.Function):
         samples = torch.fft.irfft2(moved, s=(grid.size, grid.size), norm="forward")
         padded = _unwrap(samples, ctx.margin)
         results = [torch.empty_like(arrays[0]) for _ in range(4)]
-        for span in ctx.spans:
-            _each(gaussian_loops.gather, padded, *arrays, covers, ctx.cut, span, *results)
+        for kind in ctx.kinds:
+            _each(gaussian_loops.gather, padded, *arrays, *kind, *results)
         return *results, None, None
 
 
