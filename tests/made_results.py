@@ -16,7 +16,7 @@ from gaussemble.io.mrc import write_map
 from gaussemble.io.relion import Metadata, no_contrast_transfer
 from gaussemble.io.star import StarFile
 from gaussemble.io.store import write_store
-from gaussemble.model.heterogeneity import Design, build_model, save_model
+from gaussemble.model.heterogeneity import build_model, save_model, single_design
 from gaussemble.physics.ctf import evaluate
 from gaussemble.physics.fourier import to_real
 from gaussemble.physics.projection import mixture_to_map, project, shift_phases
@@ -183,14 +183,14 @@ def make_volume(folder: Path, mixture: Mixture, seed: int) -> None:
 
 def made_model():
     """A model in which the first latent turns the hand; random otherwise."""
-    design = Design(
-        gaussians=GAUSSIANS, latent_dim=3, inputs=8, decoder="dense", anchors=0, hidden=16, layers=2, dropout=0.0,
+    design = single_design(
+        gaussians=GAUSSIANS, region=GAUSSIANS - 40, latent_dim=3, inputs=8, hidden=16, layers=2, dropout=0.0,
         position=True, amplitude=True, width=False, length=8.0, field=BOX * PIXEL,
     )  # fmt: skip
     varies = torch.arange(GAUSSIANS) >= 40
-    model = build_model(design, molecule(), varies, seed=0)
+    model = build_model(design, molecule(), [varies], seed=0)
     with torch.no_grad():
-        for parameter in model.decoder.parameters():
+        for parameter in model.decoders.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4))
     return model
 

@@ -21,7 +21,7 @@ from gaussemble.io.atoms import read_atoms
 from gaussemble.io.files import read_csv, write_csv
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
-from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model, save_model
+from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model, save_model, single_design
 from gaussemble.quantities import Map, Mixture
 
 FRAME = Map(torch.zeros(32, 32, 32), 4.0, (50.0, -30.0, 11.0))
@@ -77,7 +77,7 @@ class Linear(DeformableMixture):
 
 
 def design(gaussians: int, latent_dim: int = 2) -> Design:
-    return Design(
+    return single_design(
         gaussians=gaussians, latent_dim=latent_dim, inputs=3, decoder="dense", anchors=1, hidden=8, layers=1,
         dropout=0.0, position=True, amplitude=False, width=False, length=10.0, field=128.0,
     )  # fmt: skip
@@ -249,8 +249,8 @@ def test_stage_reads_a_saved_model(study, tmp_path, monkeypatch):
     monkeypatch.undo()
     gaussian = cube_of_gaussians()
     everywhere = torch.ones(len(gaussian), dtype=torch.bool)
-    trained = build_model(design(len(gaussian)), neutral_mixture(gaussian), everywhere, seed=0)
-    for parameter in trained.decoder.parameters():
+    trained = build_model(design(len(gaussian)), neutral_mixture(gaussian), [everywhere], seed=0)
+    for parameter in trained.decoders.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     save_model(tmp_path / "analysis" / "heterogeneity" / "model.pt", trained)
     models(**study, options=Options())

@@ -13,7 +13,7 @@ from gaussemble.io.cryodrgn import index_pickle, read_index
 from gaussemble.io.mrc import read_map, write_map
 from gaussemble.io.star import read_star
 from gaussemble.io.store import open_store
-from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model, save_model
+from gaussemble.model.heterogeneity import DeformableMixture, build_model, save_model, single_design
 from gaussemble.physics.backprojection import sums_bytes
 from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.physics.masks import soft_mask
@@ -27,13 +27,13 @@ COUNT = 1200
 
 def amplitude_model(mixture: Mixture) -> DeformableMixture:
     """A model whose amplitudes answer to the latents at random: enough to see which latent was decoded."""
-    design = Design(
+    design = single_design(
         gaussians=len(mixture), latent_dim=2, inputs=4, decoder="dense", anchors=4, hidden=8, layers=1, dropout=0.0,
         position=False, amplitude=True, width=False, length=1.0, field=BOX * PIXEL,
     )  # fmt: skip
-    model = build_model(design, mixture, torch.ones(len(mixture), dtype=torch.bool), seed=0)
+    model = build_model(design, mixture, [torch.ones(len(mixture), dtype=torch.bool)], seed=0)
     with torch.no_grad():
-        for parameter in model.decoder.parameters():
+        for parameter in model.decoders.parameters():
             parameter.copy_(0.3 * torch.randn_like(parameter))
     return model.eval()
 

@@ -8,7 +8,7 @@ import torch
 from gaussemble.fit.band import open_band
 from gaussemble.fit.posterior import jacobian, objective, refine
 from gaussemble.io.store import open_store, write_store
-from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model
+from gaussemble.model.heterogeneity import DeformableMixture, single_design
 from gaussemble.quantities import Mixture
 from tiny import PIXEL, images, molecule, particles, white_noise_power
 
@@ -18,7 +18,7 @@ NOISE = 0.15
 class ArmModel(DeformableMixture):
     """z1 lifts the arm by 10 Å along y, z2 changes its amplitude: a decoder that is known exactly."""
 
-    def decode(self, latent):
+    def decode(self, latent, active=None):
         arm = (torch.arange(24) >= 16).float()
         center = self.center + 10 * latent[:, :1, None] * arm[:, None] * torch.tensor([0.0, 1.0, 0.0])
         amplitude = self.neutral_amplitude * (1 + 0.3 * latent[:, 1:] * arm)
@@ -28,9 +28,10 @@ class ArmModel(DeformableMixture):
 @pytest.fixture
 def problem(tmp_path, generator):
     """Model, particles and their true latents, drawn from the prior N(0, 1)."""
-    design = Design(24, 2, 4, "dense", 4, 4, 1, 0.0, True, True, False, 10.0, 192.0)
-    build_model(design, molecule(), torch.ones(24, dtype=torch.bool), 0)
-    model = ArmModel(design, molecule(), torch.ones(24, dtype=torch.bool), None).eval()
+    design = single_design(
+        gaussians=24, latent_dim=2, inputs=4, hidden=4, layers=1, dropout=0.0, length=10.0, field=192.0
+    )
+    model = ArmModel(design, molecule()).eval()
     truth = torch.randn(300, 2, generator=generator)
     known = particles(300, generator)
     with torch.no_grad():

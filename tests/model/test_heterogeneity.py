@@ -9,7 +9,7 @@ import torch
 from gaussemble.errors import InputError
 from gaussemble.model.decoders import transition_matrix
 from gaussemble.model.encoders import gradient_evidence
-from gaussemble.model.heterogeneity import Design, build_model, load_model, save_model
+from gaussemble.model.heterogeneity import Design, build_model, load_model, save_model, single_design
 from tiny import molecule
 
 
@@ -30,7 +30,7 @@ def design(**changes) -> Design:
         length=10.0,
         field=192.0,
     )
-    return Design(**(values | changes))
+    return single_design(**(values | changes))
 
 
 ALL = torch.ones(24, dtype=torch.bool)
@@ -40,14 +40,14 @@ def shaken(model):
     """The model with its last decoder layer no longer zero."""
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
-        if name.startswith("decoder"):
+        if name.startswith("decoders"):
             torch.nn.init.normal_(parameter, std=0.3)
     return model
 
 
 @pytest.mark.parametrize("decoder", ["dense", "hierarchical"])
 def test_starts_as_the_neutral_mixture(decoder):
-    model = build_model(design(decoder=decoder), molecule(), ALL, seed=0)
+    model = build_model(design(decoder=decoder), molecule(), [ALL], seed=0)
     mixture = model.decode(torch.randn(3, 2))
     for image in range(3):
         assert torch.allclose(mixture.center[image], molecule().center)
@@ -58,7 +58,7 @@ def test_starts_as_the_neutral_mixture(decoder):
 @pytest.mark.parametrize("decoder", ["dense", "hierarchical"])
 def test_only_the_region_and_the_chosen_variables_change(decoder):
     varies = torch.arange(24) >= 16
-    model = shaken(build_model(design(decoder=decoder, amplitude=False), molecule(), varies, seed=0))
+    model = shaken(build_model(design(decoder=decoder, amplitude=False, region=8), molecule(), [varies], seed=0))
     mixture = model.decode(torch.randn(1, 2))
     moved = (mixture.center[0] - molecule().center).norm(dim=-1)
     assert (moved[:16] == 0).all()
@@ -68,8 +68,8 @@ def test_only_the_region_and_the_chosen_variables_change(decoder):
 
 
 def test_amplitudes_never_turn_negative_and_can_vanish():
-    model = build_model(design(position=False, width=False), molecule(), ALL, seed=0)
-    torch.nn.init.constant_(model.decoder.network.head.bias, -20.0)
+    model = build_model(design(position=False, width=False), molecule(), [ALL], seed=0)
+    torch.nn.init.constant_(model.decoders[0].network.network.head.bias, -20.0)
     mixture = model.decode(torch.zeros(1, 2))
     assert (mixture.amplitude >= 0).all()
     assert float(mixture.amplitude.detach().max()) < 1e-6
@@ -77,10 +77,10 @@ def test_amplitudes_never_turn_negative_and_can_vanish():
 
 def test_each_channel_is_its_parameter():
     """A known last layer: +x by 2 Å, -y, +z; amplitude by softplus(1 + c), which is 1.5 to 2; width by exp(0.5)."""
-    model = build_model(design(), molecule(), ALL, seed=0)
+    model = build_model(design(), molecule(), [ALL], seed=0)
     bias = torch.tensor([0.2, -0.1, 0.3, 1.0, 0.5]).repeat(24)
     with torch.no_grad():
-        model.decoder.network.head.bias.copy_(bias)
+        model.decoders[0].network.network.head.bias.copy_(bias)
         mixture = model.decode(torch.zeros(1, 2))
     expected = molecule().center + torch.tensor([2.0, -1.0, 3.0])
     assert torch.allclose(mixture.center[0], expected, atol=1e-5)
@@ -101,7 +101,7 @@ def test_anchors_drive_their_neighbours():
 
 @pytest.mark.parametrize("decoder", ["dense", "hierarchical"])
 def test_comes_back_from_its_file(tmp_path, decoder):
-    model = shaken(build_model(design(decoder=decoder), molecule(), ALL, seed=0)).eval()
+    model = shaken(build_model(design(decoder=decoder), molecule(), [ALL], seed=0)).eval()
     save_model(tmp_path / "model.pt", model)
     again = load_model(tmp_path / "model.pt")
     latent, evidence = torch.randn(3, 2), gradient_evidence(torch.randn(3, 16))
@@ -112,7 +112,7 @@ def test_comes_back_from_its_file(tmp_path, decoder):
 @pytest.mark.parametrize("part", [0, 100, 0.5])
 def test_a_damaged_file_is_refused_in_one_line(tmp_path, part):
     path = tmp_path / "model.pt"
-    save_model(path, build_model(design(), molecule(), ALL, seed=0))
+    save_model(path, build_model(design(), molecule(), [ALL], seed=0))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(part * len(whole)) if part < 1 else part])
     with pytest.raises(InputError, match=r"model\.pt: not a heterogeneity model, or damaged .*again$") as caught:
@@ -125,7 +125,7 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, part):
 
 def test_weights_of_another_design_are_refused(tmp_path):
     path = tmp_path / "model.pt"
-    save_model(path, build_model(design(), molecule(), ALL, seed=0))
+    save_model(path, build_model(design(), molecule(), [ALL], seed=0))
     content = torch.load(path, weights_only=True)
     content["design"]["hidden"] += 1
     torch.save(content, path)

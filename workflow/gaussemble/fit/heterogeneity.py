@@ -36,7 +36,7 @@ from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map
 from gaussemble.io.store import ImageStore, open_store
 from gaussemble.model.decoders import DecoderKind
-from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model, save_model
+from gaussemble.model.heterogeneity import DeformableMixture, build_model, save_model, single_design
 from gaussemble.progress import progress, say
 from gaussemble.quantities import Map, Mixture
 
@@ -149,8 +149,9 @@ def prepare(
         )
     baseline, coarse_baseline = baselines(band, on_device, loss, device)
     held_out = choose_held_out(store.particles.particle, options.held_out, options.seed)
-    design = Design(
+    design = single_design(
         gaussians=len(neutral),
+        region=int(varies.sum()),
         inputs=pooling.inputs,
         length=resolution,
         field=store.box * store.pixel_size,
@@ -168,7 +169,7 @@ def prepare(
             }
         ),
     )
-    model = build_model(design, neutral, varies, options.seed).to(device)
+    model = build_model(design, neutral, [varies], options.seed).to(device)
     model.encoder.start_at_components(inputs)
     return model, Study(band, inputs, held_out, baseline, coarse_baseline, loss, device)
 

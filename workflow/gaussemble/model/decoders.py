@@ -1,21 +1,54 @@
-"""Decoders: from a latent vector to changes of the neutral mixture's Gaussians.
+"""Decoders: from a latent vector to changes of the neutral mixture's Gaussians in a region.
 
-`dense` gives each Gaussian its own output; `hierarchical` gives outputs to a few anchors, which drive the Gaussians
+`dense` gives each Gaussian its own output. `hierarchical` gives outputs to a few anchors, which drive the Gaussians
 through a transition matrix exp(-50 D²) (Chen, Toader & Lederman 2023), here with rows normalised to 1 so that a
-Gaussian far from every anchor follows its nearest ones instead of standing still. A decoder's output is dimensionless;
-`model.heterogeneity` turns it into Å and amplitudes.
+Gaussian far from every anchor follows its nearest ones instead of standing still; the matrix may be trained later.
+`features` is one network for all Gaussians, which reads the latent vector and a vector that it learns for each
+Gaussian (GaussianEM, CryoSPIRE). `rigid` moves domains as bodies (`model.rigid`).
+
+Outputs are dimensionless; a `Decoder` turns those for positions into Å. Outputs of several decoders are summed.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gaussemble.model.networks import Perceptron
+from gaussemble.model.rigid import RigidDecoder
+from gaussemble.quantities import Mixture
 
-DecoderKind = Literal["dense", "hierarchical"]
+DecoderKind = Literal["dense", "hierarchical", "rigid", "features"]
+REACH = 0.1  # of the field of view: exp(-50 D²) is a Gaussian of this standard deviation
+
+
+@dataclass(frozen=True)
+class DecoderDesign:
+    """What one decoder is made of."""
+
+    name: str
+    kind: DecoderKind
+    gaussians: int  # in its region
+    position: bool  # which of their parameters vary
+    amplitude: bool
+    width: bool
+    length: float  # Å of movement for an output of 1
+    hidden: int
+    layers: int
+    dropout: float
+    anchors: int = 0  # hierarchical: how many
+    domains: int = 0  # rigid: how many
+    embedding: int = 0  # features: length of a Gaussian's learned vector
+
+    @property
+    def channels(self) -> int:
+        """Outputs a Gaussian."""
+        return 3 * self.position + self.amplitude + self.width
 
 
 def anchor_positions(
@@ -34,6 +67,20 @@ def transition_matrix(
     return torch.softmax(-50 * (torch.cdist(center, anchor) / field).square(), dim=-1)
 
 
+def embedded_positions(
+    center: Float[Tensor, "gaussian 3"], length: int, field: float, seed: int
+) -> Float[Tensor, "gaussian embedding"]:
+    """Random waves at the centres, whose scalar products are about exp(-50 D²) as in `transition_matrix`.
+
+    Neighbours begin alike, so that they move alike before each learns its own vector (random Fourier features: Rahimi
+    & Recht 2007).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    waves = torch.randn(3, length, generator=generator).to(center) / (REACH * field)
+    phase = 2 * math.pi * torch.rand(length, generator=generator).to(center)
+    return math.sqrt(2) * torch.cos((center - center.mean(0)) @ waves + phase)
+
+
 class DenseDecoder(nn.Module):
     """A perceptron with `channels` outputs for each Gaussian."""
 
@@ -50,13 +97,99 @@ class DenseDecoder(nn.Module):
 class HierarchicalDecoder(nn.Module):
     """A perceptron with `channels` outputs for each anchor, spread over the Gaussians by the transition matrix."""
 
-    transition: Tensor
-
-    def __init__(self, latent_dim: int, transition: Tensor, channels: int, hidden: int, layers: int, dropout: float):
+    def __init__(
+        self, latent_dim: int, gaussians: int, anchors: int, channels: int, hidden: int, layers: int, dropout: float
+    ):
         super().__init__()
-        self.register_buffer("transition", transition)
-        self.anchors = DenseDecoder(latent_dim, transition.shape[1], channels, hidden, layers, dropout)
+        anchors = min(anchors, gaussians)
+        self.transition = nn.Parameter(torch.zeros(gaussians, anchors), requires_grad=False)
+        self.anchors = DenseDecoder(latent_dim, anchors, channels, hidden, layers, dropout)
+
+    @torch.no_grad()
+    def start_at(self, region: Mixture, field: float, seed: int) -> None:
+        """Place the anchors by k-means; a transition matrix of distances."""
+        anchor = anchor_positions(region.center, region.amplitude, self.transition.shape[1], seed)
+        self.transition.copy_(transition_matrix(region.center, anchor, field))
 
     def forward(self, latent: Float[Tensor, "image latent"]) -> Float[Tensor, "image gaussian channel"]:
         """Changes of every Gaussian for each latent vector, dimensionless."""
         return self.transition @ self.anchors(latent)
+
+
+class FeatureDecoder(nn.Module):
+    """One perceptron for all Gaussians, of the latent vector and of each Gaussian's own learned vector.
+
+    The first layer is a sum of a part that depends on the image and one that depends on the Gaussian, so each is
+    computed once.
+    """
+
+    def __init__(
+        self, latent_dim: int, gaussians: int, embedding: int, channels: int, hidden: int, layers: int, dropout: float
+    ):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.zeros(gaussians, embedding))
+        self.of_latent = nn.Linear(latent_dim, hidden)
+        self.of_embedding = nn.Linear(embedding, hidden, bias=False)
+        self.network = Perceptron(hidden, channels, hidden, layers - 1, dropout).start_at_zero()
+
+    @torch.no_grad()
+    def start_at(self, region: Mixture, field: float, seed: int) -> None:
+        """Learned vectors that say where the Gaussians are."""
+        self.embedding.copy_(embedded_positions(region.center, self.embedding.shape[1], field, seed))
+
+    def forward(self, latent: Float[Tensor, "image latent"]) -> Float[Tensor, "image gaussian channel"]:
+        """Changes of every Gaussian for each latent vector, dimensionless."""
+        both = self.of_latent(latent)[:, None] + self.of_embedding(self.embedding)
+        return self.network(functional.silu(both))
+
+
+Network = DenseDecoder | HierarchicalDecoder | FeatureDecoder | RigidDecoder
+
+
+def make_network(design: DecoderDesign, latent_dim: int) -> Network:
+    """The network of a design, which knows nothing yet of where its Gaussians are."""
+    sizes = (design.hidden, design.layers, design.dropout)
+    if design.kind == "hierarchical":
+        return HierarchicalDecoder(latent_dim, design.gaussians, design.anchors, design.channels, *sizes)
+    if design.kind == "features":
+        return FeatureDecoder(latent_dim, design.gaussians, design.embedding, design.channels, *sizes)
+    if design.kind == "rigid":
+        return RigidDecoder(latent_dim, design.gaussians, design.domains, *sizes)
+    return DenseDecoder(latent_dim, design.gaussians, design.channels, *sizes)
+
+
+class Decoder(nn.Module):
+    """One of a model's decoders: which Gaussians it changes, and how."""
+
+    rows: Tensor
+
+    def __init__(self, design: DecoderDesign, latent_dim: int):
+        super().__init__()
+        self.design = design
+        self.register_buffer("rows", torch.zeros(design.gaussians, dtype=torch.long))
+        self.network = make_network(design, latent_dim)
+
+    @torch.no_grad()
+    def start_at(self, neutral: Mixture, domain: Int[Tensor, " gaussian"], field: float, seed: int) -> None:
+        """Take the Gaussians where `domain` is not -1; it is the number of the domain where the decoder is rigid."""
+        rows = torch.nonzero(domain >= 0).flatten()
+        self.rows.copy_(rows)
+        region = neutral.select(rows)
+        if isinstance(self.network, RigidDecoder):
+            self.network.start_at(region, domain[rows], self.design.length)
+        elif not isinstance(self.network, DenseDecoder):
+            self.network.start_at(region, field, seed)
+
+    def forward(self, latent: Float[Tensor, "image latent"]) -> dict[str, Float[Tensor, "image chosen *axis"]]:
+        """Changes of the Gaussians `rows`: `position` in Å, `amplitude` and `width` as outputs; those that vary."""
+        output, design = self.network(latent), self.design
+        changes = {"position": design.length * output[..., :3]} if design.position else {}
+        if design.amplitude:
+            changes["amplitude"] = output[..., 3 * design.position]
+        if design.width:
+            changes["width"] = output[..., -1]
+        return changes
+
+    def transitions(self) -> list[nn.Parameter]:
+        """The transition matrix, where there is one."""
+        return [self.network.transition] if isinstance(self.network, HierarchicalDecoder) else []

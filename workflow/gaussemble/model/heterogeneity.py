@@ -3,8 +3,10 @@
 A file of it holds tensors and plain numbers only and is read without unpickling code.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,18 +15,14 @@ from torch.nn import functional
 
 from gaussemble.errors import InputError
 from gaussemble.io.tensors import write_tensors
-from gaussemble.model.decoders import (
-    DecoderKind,
-    DenseDecoder,
-    HierarchicalDecoder,
-    anchor_positions,
-    transition_matrix,
-)
+from gaussemble.model.decoders import Decoder, DecoderDesign, DecoderKind
 from gaussemble.model.encoders import Evidence, GradientEncoder
 from gaussemble.quantities import Mixture
 
-FORMAT = 1
+FORMAT = 2
 SOFTPLUS_ONE = 0.541324854612918  # softplus of it is 1: an output of zero leaves an amplitude as it is
+
+Transition = Literal["fixed", "trainable"]
 
 
 @dataclass(frozen=True)
@@ -34,46 +32,55 @@ class Design:
     gaussians: int
     latent_dim: int
     inputs: int  # length of the encoder's input
-    decoder: DecoderKind
-    anchors: int
-    hidden: int
+    hidden: int  # of the encoder
     layers: int
     dropout: float
-    position: bool  # which of the Gaussians' parameters vary
-    amplitude: bool
-    width: bool
-    length: float  # Å of movement for a decoder output of 1
     field: float  # Å, edge of the field of view
+    decoders: tuple[DecoderDesign, ...]
 
-    @property
-    def channels(self) -> int:
-        """Decoder outputs a Gaussian."""
-        return 3 * self.position + self.amplitude + self.width
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "Design":
+        """From `dataclasses.asdict` of a design."""
+        decoders: Any = tuple(DecoderDesign(**each) for each in content["decoders"])
+        return cls(**content | {"decoders": decoders})
+
+
+def single_design(
+    *,
+    gaussians: int,
+    latent_dim: int,
+    inputs: int,
+    hidden: int,
+    layers: int,
+    dropout: float,
+    field: float,
+    length: float,
+    decoder: DecoderKind = "dense",
+    region: int | None = None,
+    **changes: Any,
+) -> Design:
+    """A design of one decoder, `main`, of all Gaussians or `region` of them; `changes`: more of its `DecoderDesign`."""
+    own = {"position": True, "amplitude": True, "width": False, "gaussians": region or gaussians} | changes
+    main = DecoderDesign(name="main", kind=decoder, length=length, hidden=hidden, layers=layers, dropout=dropout, **own)
+    return Design(gaussians, latent_dim, inputs, hidden, layers, dropout, field, (main,))
 
 
 class DeformableMixture(nn.Module):
-    """Encoder and decoder round a neutral mixture; `decode` of the zero vector starts as the neutral mixture."""
+    """Encoder and decoders round a neutral mixture; `decode` of any vector starts as the neutral mixture."""
 
     center: Tensor
     neutral_amplitude: Tensor
     neutral_width: Tensor
-    varies: Tensor
 
-    def __init__(self, design: Design, neutral: Mixture, varies: Bool[Tensor, " gaussian"], transition: Tensor | None):
-        """`varies`: the Gaussians that may change; `transition` (gaussian, anchor): of a hierarchical decoder."""
+    def __init__(self, design: Design, neutral: Mixture):
         super().__init__()
         self.design = design
         self.register_buffer("center", neutral.center.clone())
         self.register_buffer("neutral_amplitude", neutral.amplitude.clone())
         self.register_buffer("neutral_width", neutral.width.clone())
-        self.register_buffer("varies", varies.clone())
-        sizes = (design.hidden, design.layers, design.dropout)
-        self.encoder = GradientEncoder(design.inputs, design.latent_dim, *sizes)
-        self.decoder = (
-            DenseDecoder(design.latent_dim, design.gaussians, design.channels, *sizes)
-            if transition is None
-            else HierarchicalDecoder(design.latent_dim, transition, design.channels, *sizes)
-        )
+        self.encoder = GradientEncoder(design.inputs, design.latent_dim, design.hidden, design.layers, design.dropout)
+        self.decoders = nn.ModuleList(Decoder(each, design.latent_dim) for each in design.decoders)
+        self.penalties: nn.Module | None = None  # of training; no part of a file
 
     @property
     def neutral(self) -> Mixture:
@@ -85,36 +92,85 @@ class DeformableMixture(nn.Module):
         """Length of a latent vector."""
         return self.design.latent_dim
 
+    @property
+    def names(self) -> list[str]:
+        """The decoders' names."""
+        return [each.name for each in self.design.decoders]
+
+    @property
+    def varies(self) -> Bool[Tensor, " gaussian"]:
+        """The Gaussians that some decoder changes."""
+        varies = torch.zeros(len(self.center), dtype=torch.bool, device=self.center.device)
+        for decoder in self.chosen(None):
+            varies[decoder.rows] = True
+        return varies
+
+    def chosen(self, active: Collection[str] | None) -> list[Decoder]:
+        """The decoders of these names; all of them if None."""
+        return [each for each in self.decoders if active is None or each.design.name in active]  # type: ignore[misc]
+
     def encode(self, evidence: Evidence) -> Float[Tensor, "image latent"]:
         """Latent vectors of particles from what is seen of them."""
         return self.encoder(evidence)
 
-    def decode(self, latent: Float[Tensor, "image latent"]) -> Mixture:
-        """A mixture for each latent vector.
+    def decode(self, latent: Float[Tensor, "image latent"], active: Collection[str] | None = None) -> Mixture:
+        """A mixture for each latent vector, by the sum of the active decoders' outputs (all of them if None).
 
         Positions move by `length` Å per unit of output; amplitudes are multiplied by softplus(output + c), which is 1
         at 0, never negative, and reaches 0 for what is absent; widths are multiplied by exp(output).
         """
-        change = self.decoder(latent) * self.varies[:, None]
-        design, neutral = self.design, self.neutral.expand(len(latent))
+        neutral = self.neutral.expand(len(latent))
         center, amplitude, width = neutral.center, neutral.amplitude, neutral.width
-        if design.position:
-            center = center + design.length * change[..., :3]
-        if design.amplitude:
-            amplitude = amplitude * functional.softplus(change[..., 3 * design.position] + SOFTPLUS_ONE)
-        if design.width:
-            width = width * torch.exp(change[..., -1])
+        changes = [(decoder.rows, decoder(latent)) for decoder in self.chosen(active)]
+        if (move := self._summed(changes, "position")) is not None:
+            center = center + move
+        if (output := self._summed(changes, "amplitude")) is not None:
+            amplitude = amplitude * functional.softplus(output + SOFTPLUS_ONE)
+        if (output := self._summed(changes, "width")) is not None:
+            width = width * torch.exp(output)
         return Mixture(center, amplitude, width)
 
+    def _summed(self, changes: list[tuple[Tensor, dict[str, Tensor]]], name: str) -> Tensor | None:
+        """(image, gaussian, ...): the sum of the decoders' changes of one parameter; None where none changes it."""
+        total = None
+        for rows, parts in changes:
+            if (part := parts.get(name)) is None:
+                continue
+            if len(rows) < len(self.center):
+                whole = part.new_zeros(part.shape[0], len(self.center), *part.shape[2:])
+                part = whole.index_add(1, rows, part)
+            total = part if total is None else total + part
+        return total
 
-def build_model(design: Design, neutral: Mixture, varies: Bool[Tensor, " gaussian"], seed: int) -> DeformableMixture:
-    """A model before training, its weights drawn from the seed; anchors by k-means over the Gaussians."""
+    def set_round(self, active: Collection[str] | None, transition: Transition) -> None:
+        """Let the weights of the active decoders be trained and no others'; transition matrices only if trainable."""
+        trained = {id(each) for each in self.chosen(active)}
+        for decoder in self.chosen(None):
+            decoder.requires_grad_(id(decoder) in trained)
+            for matrix in decoder.transitions():
+                matrix.requires_grad_(id(decoder) in trained and transition == "trainable")
+
+    def penalty(self, mixture: Mixture, latent: Float[Tensor, "image latent"]) -> Float[Tensor, " image"]:
+        """What the training adds to the loss of each image for its decoded mixture, in nats."""
+        return latent.new_zeros(len(latent)) if self.penalties is None else self.penalties(mixture)
+
+
+def build_model(design: Design, neutral: Mixture, regions: Sequence[Tensor], seed: int) -> DeformableMixture:
+    """A model before training, its weights drawn from the seed.
+
+    Args:
+        design: see `Design`.
+        neutral: the mixture at rest.
+        regions: for each decoder (gaussian,): whether it changes a Gaussian, or, of a rigid one, the number of the
+            Gaussian's domain and -1 outside all.
+        seed: of weights, anchors and learned vectors.
+    """
     torch.manual_seed(seed)
-    transition = None
-    if design.decoder == "hierarchical":
-        anchor = anchor_positions(neutral.center, neutral.amplitude, design.anchors, seed)
-        transition = transition_matrix(neutral.center, anchor, design.field)
-    return DeformableMixture(design, neutral, varies, transition)
+    model = DeformableMixture(design, neutral)
+    for decoder, region in zip(model.chosen(None), regions, strict=True):
+        domain = region.long() - 1 if region.dtype == torch.bool else region
+        decoder.start_at(neutral, domain, design.field, seed)
+    return model
 
 
 def save_model(path: Path, model: DeformableMixture) -> None:
@@ -130,12 +186,12 @@ def load_model(path: Path) -> DeformableMixture:
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
         if content["format"] != FORMAT:
-            raise InputError(f"{path}: format {content['format']}, this version reads {FORMAT}")
+            raise InputError(
+                f"{path}: format {content['format']}, this version reads {FORMAT}; run the stage heterogeneity again"
+            )
         state = content["state"]
         neutral = Mixture(state["center"], state["neutral_amplitude"], state["neutral_width"])
-        model = DeformableMixture(
-            Design(**content["design"]), neutral, state["varies"], state.get("decoder.transition")
-        )
+        model = DeformableMixture(Design.of(content["design"]), neutral)
         model.load_state_dict(state)
     except InputError:
         raise
