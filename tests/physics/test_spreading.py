@@ -7,7 +7,7 @@ import torch
 
 from gaussemble.physics import spreading
 from gaussemble.physics.fourier import to_real
-from gaussemble.physics.projection import project
+from gaussemble.physics.projection import project, project_tangents
 from gaussemble.physics.rotations import random_rotations
 from gaussemble.physics.spreading import Grid, plan_grid, spread
 from gaussemble.quantities import Mixture
@@ -101,6 +101,32 @@ def test_gradients_agree_with_the_separable_form(generator, widths):
     for single, exact in zip(*gradients, strict=True):
         assert single.dtype == torch.float32
         assert float((single - exact).abs().max() / exact.abs().max()) < 5e-3
+
+
+@pytest.mark.parametrize("widths", [(0.2, 0.5), (1.3, 2.0)])
+def test_tangents_agree_with_the_separable_form(generator, widths):
+    """Of each variable alone and of all together, at the default tolerance; narrow widths need the common kernel."""
+    box, images = 48, 3
+    mixture, rotation = some_gaussians(generator, box, widths, images=images), random_rotations(images, generator)
+    nothing = Mixture(*(torch.zeros_like(part) for part in (mixture.center, mixture.amplitude, mixture.width)))
+    moved, faded, wider = (
+        torch.randn(part.shape, generator=generator, dtype=part.dtype)
+        for part in (mixture.center, mixture.amplitude, mixture.width)
+    )
+    tangents = [
+        Mixture(moved, nothing.amplitude, nothing.width),
+        Mixture(nothing.center, faded, nothing.width),
+        Mixture(nothing.center, nothing.amplitude, wider),
+        Mixture(moved, faded, wider),
+    ]
+    singles = mixture.to(torch.float32), [tangent.to(torch.float32) for tangent in tangents], rotation.float()
+    exact = project_tangents(mixture, tangents, rotation, box, PIXEL, "separable")
+    found = project_tangents(*singles, box, PIXEL)
+    assert found.dtype == torch.complex64
+    for number in range(len(tangents)):  # the Nyquist row and column stand for two frequencies
+        one, other = (each[:, number, :, : box // 2].clone() for each in (found, exact))
+        one[:, box // 2], other[:, box // 2] = 0, 0
+        assert float((one - other).abs().max() / other.abs().max()) < 2e-3
 
 
 def test_the_number_of_threads_changes_nothing(generator):

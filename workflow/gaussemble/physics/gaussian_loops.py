@@ -226,3 +226,39 @@ def gather(grid, x, y, amplitude, width, cut, above, upto, span, by_x, by_y, by_
             by_x[image, number] = real(2) * scale * half * moment_x
             by_y[image, number] = real(2) * scale * half * moment_y
             by_width[image, number] = real(2) * scale * (half * moment_r - total) / sigma
+
+
+@compiled
+@no_type_check
+def add_tangents(grid, x, y, amplitude, width, rate, cut, above, upto, span):
+    """Add the derivatives of the same Gaussians along changes (image, tangent, number) of x, y, amplitude and width.
+
+    A sample's derivative is `(c + c_x d_x + c_y d_y + c_r |d|²) g(d_x) g(d_y)`: two products of a row and a column.
+    """
+    columns, real, stride = len(span), grid.dtype.type, grid.shape[3]
+    along_x, along_y = np.empty(columns, grid.dtype), np.empty(columns, grid.dtype)
+    slope_x, slope_y = np.empty(columns, grid.dtype), np.empty(columns, grid.dtype)
+    for image in range(x.shape[0]):
+        for number in range(x.shape[1]):
+            center_x, center_y, sigma = x[image, number], y[image, number], width[image, number]
+            if not above < sigma <= upto:
+                continue
+            half, reach, left, top = _corner(center_x, center_y, sigma, cut, columns)
+            norm, offset_x, offset_y = half * real(1 / math.pi), real(left) - center_x, real(top) - center_y
+            height = amplitude[image, number] * norm
+            _factor(along_x, span, real(1), offset_x, half)
+            _factor(along_y, span, real(1), offset_y, half)
+            for tangent in range(grid.shape[1]):
+                samples = grid[image, tangent].reshape(-1)
+                rate_x, rate_y, rate_a, rate_w = rate[image, tangent, number]
+                wider = real(2) * height * rate_w / sigma
+                flat, by_r = norm * rate_a - wider, wider * half
+                by_x, by_y = real(2) * half * height * rate_x, real(2) * half * height * rate_y
+                for i in range(columns):
+                    distance = offset_x + real(i)
+                    slope_x[i] = along_x[i] * (flat + distance * (by_x + distance * by_r))
+                for j in range(columns):
+                    distance = offset_y + real(j)
+                    slope_y[j] = along_y[j] * distance * (by_y + distance * by_r)
+                add_rows(samples, top * stride + left, stride, 2 * reach, along_y, slope_x, span)
+                add_rows(samples, top * stride + left, stride, 2 * reach, slope_y, along_x, span)

@@ -13,8 +13,10 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from gaussemble.physics.fourier import axis_frequencies
-from gaussemble.physics.spreading import choose_grid, spread
+from gaussemble.physics.spreading import choose_grid, spread, spread_tangents
 from gaussemble.quantities import Mixture
+
+Engine = Literal["auto", "separable"]
 
 
 def _factor(position: Tensor, width: Tensor, frequency: Tensor, amplitude: Tensor | None = None) -> Tensor:
@@ -56,12 +58,35 @@ class _SeparableProjection(torch.autograd.Function):
         return gradient_x, gradient_y, gradient_amplitude, gradient_width, None, None
 
 
+def _tracked(*parts: Mixture | Tensor) -> bool:
+    """Whether gradients of any of these are asked for."""
+    tensors = [(part,) if isinstance(part, Tensor) else (part.center, part.amplitude, part.width) for part in parts]
+    return torch.is_grad_enabled() and any(one.requires_grad for each in tensors for one in each)
+
+
 def project_tangents(
-    mixture: Mixture, tangents: list[Mixture], rotation: Float[Tensor, "image 3 3"], box: int, pixel_size: float
+    mixture: Mixture,
+    tangents: list[Mixture],
+    rotation: Float[Tensor, "image 3 3"],
+    box: int,
+    pixel_size: float,
+    engine: Engine = "auto",
 ) -> Complex[Tensor, "image tangent y half_x"]:
-    """Derivatives of `project` along changes of centres, amplitudes and widths (each image its own mixture)."""
+    """Derivatives of `project` along changes of centres, amplitudes and widths (each image its own mixture).
+
+    Themselves differentiable by the separable engine only, which `auto` takes where gradients are asked for.
+    """
     views = rotation[:, :2, :].mT.to(mixture.center.dtype)
-    x, y = (mixture.center @ views).unbind(-1)
+    place = mixture.center @ views
+    grid = (
+        None
+        if engine == "separable" or _tracked(mixture, rotation, *tangents)
+        else choose_grid(mixture, box, pixel_size)
+    )
+    if grid is not None and place.isfinite().all():
+        rates = [(tangent.center @ views, tangent) for tangent in tangents]
+        return spread_tangents(place, mixture, rates, box, pixel_size, grid)
+    x, y = place.unbind(-1)
     frequency_y, frequency_x = axis_frequencies(box, pixel_size, x.dtype, x.device)
     factor_x = _factor(x, mixture.width, frequency_x)
     factor_y = _factor(y, mixture.width, frequency_y)
@@ -82,7 +107,7 @@ def project(
     rotation: Float[Tensor, "image 3 3"],
     box: int,
     pixel_size: float,
-    engine: Literal["auto", "separable"] = "auto",
+    engine: Engine = "auto",
 ) -> Complex[Tensor, "image y half_x"]:
     """Half transforms of centred projections, before CTF and shift; differentiable in the mixture and the rotations.
 

@@ -201,6 +201,17 @@ def choose_grid(mixture: Mixture, box: int, pixel_size: float) -> Grid | None:
     return plan_grid(STEP ** math.floor(steps[0]), STEP ** math.ceil(steps[1]), len(mixture), box)
 
 
+def _on_grid(
+    place: Float[Tensor, "image gaussian 2"], mixture: Mixture, box: int, pixel_size: float, grid: Grid
+) -> tuple[Tensor, Tensor, Tensor, float]:
+    """x, y and width of Gaussians in samples of the grid, x and y in [0, size), and the sample in Å."""
+    sample = box * pixel_size / grid.size
+    place = place / sample
+    inside = place - grid.size * torch.floor(place.detach() / grid.size)
+    x, y = torch.where(inside < grid.size, inside, 0.0).unbind(-1)  # rounding may give the size itself
+    return x, y, ((mixture.width / sample).square() + grid.extra**2).sqrt(), sample
+
+
 def spread(
     place: Float[Tensor, "image gaussian 2"], mixture: Mixture, box: int, pixel_size: float, grid: Grid
 ) -> Complex[Tensor, "image y half_x"]:
@@ -208,9 +219,30 @@ def spread(
 
     Within the tolerances of the plan what `projection`'s separable form gives.
     """
-    sample = box * pixel_size / grid.size  # Å
-    place = place / sample
-    inside = place - grid.size * torch.floor(place.detach() / grid.size)
-    x, y = torch.where(inside < grid.size, inside, 0.0).unbind(-1)  # rounding may give the size itself
-    width = ((mixture.width / sample).square() + grid.extra**2).sqrt()
+    x, y, width, _ = _on_grid(place, mixture, box, pixel_size, grid)
     return _Spreading.apply(x, y, mixture.amplitude, width, grid, box)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def spread_tangents(
+    place: Float[Tensor, "image gaussian 2"],
+    mixture: Mixture,
+    rates: list[tuple[Tensor, Mixture]],
+    box: int,
+    pixel_size: float,
+    grid: Grid,
+) -> Complex[Tensor, "image tangent y half_x"]:
+    """Derivatives of `spread` along changes of the places (image, gaussian, 2), amplitudes and widths; not of these."""
+    x, y, width, sample = _on_grid(place, mixture, box, pixel_size, grid)
+    # the width on the grid is the root of w² + extra²
+    share = mixture.width / sample / width
+    parts = [(*(moved / sample).unbind(-1), change.amplitude, share * change.width / sample) for moved, change in rates]
+    rate = torch.stack([torch.stack(part, dim=-1) for part in parts], dim=1)
+    kinds, margin = _kinds(width, grid.cut)
+    padded = x.new_zeros(*rate.shape[:2], grid.size + 2 * margin, grid.size + 2 * margin)
+    for kind in kinds:
+        arrays = (x + margin, y + margin, mixture.amplitude.contiguous(), width, rate)
+        _each(gaussian_loops.add_tangents, padded, *arrays, *kind)
+    transform = torch.fft.rfft2(_wrap(padded.flatten(0, 1), grid.size))
+    transform = _moved(transform, grid.size, box, forth=True).unflatten(0, rate.shape[:2])
+    return transform * _undone(grid, box, x.dtype) if grid.extra else transform
