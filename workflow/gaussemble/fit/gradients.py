@@ -61,16 +61,21 @@ def particle_gradients(batch: Batch, neutral: Mixture, loss: Loss, length: float
     return -torch.cat([length * by_center, relative], dim=-1)
 
 
+def gradient_inputs(
+    batch: Batch, neutral: Mixture, loss: Loss, pooling: Pooling, length: float
+) -> Float[Tensor, "image input"]:
+    """The pooled gradients of some particles in the bands of `BANDS`: what the encoder reads."""
+    parts = [batch if factor == 1 else batch.coarser(factor) for factor in BANDS]
+    pooled = [pooling(particle_gradients(part, neutral, loss, length)) for part in parts]
+    return torch.stack(pooled, dim=1).flatten(start_dim=1)
+
+
 def encoder_inputs(
     band: Band, neutral: Mixture, loss: Loss, pooling: Pooling, length: float, device: torch.device
 ) -> Float[Tensor, "image input"]:
-    """The pooled gradients of all particles in the bands of `BANDS`, on the CPU."""
+    """`gradient_inputs` of all particles of a band that fits in memory, on the CPU."""
     inputs = torch.empty(len(band), pooling.inputs)
     batches = band.batches(BATCH, device)
     for rows, batch in progress(batches, "gradients", total=-(-len(band) // BATCH)):
-        pooled = [
-            pooling(particle_gradients(batch if factor == 1 else batch.coarser(factor), neutral, loss, length))
-            for factor in BANDS
-        ]
-        inputs[rows] = torch.stack(pooled, dim=1).flatten(start_dim=1).cpu()
+        inputs[rows] = gradient_inputs(batch, neutral, loss, pooling, length).cpu()
     return inputs
