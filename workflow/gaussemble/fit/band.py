@@ -5,17 +5,17 @@ coloured noise alike: image and transfer carry the square root of each coefficie
 over the noise power.
 """
 
-import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from gaussemble.io.files import reserve
+from gaussemble.fit.distributed import barrier, combine, share
+from gaussemble.fit.scratch import Table, make_table
 from gaussemble.io.store import ImageStore
 from gaussemble.physics import ctf
 from gaussemble.physics.fourier import band_box, crop_transform, to_fourier
@@ -58,33 +58,44 @@ class Batch:
 
 @dataclass(frozen=True)
 class Band:
-    """All particles of a split inside one band; the transforms lie in memory or, when they are many, on disk."""
+    """All particles of a split inside one band; processes that work together share the transforms, on disk."""
 
     particles: Particles
-    transforms: np.ndarray  # (image, y, half_x) complex64, whitened and centred
+    transforms: Table  # (image, y, half_x) complex64, whitened and centred
     weight: Float[Tensor, "group y half_x"]  # sqrt(multiplicity / noise power) x gain, 0 outside the band
     pixel_size: float
     scale: Float[Tensor, " image"]  # contrast of each particle, 1 on average
+    checksum: int  # of the images; it tells other images, though not in other poses
 
     @property
     def box(self) -> int:
         """Rows of the band's transforms."""
         return self.transforms.shape[-2]
 
+    @property
+    def resolution(self) -> float:
+        """Å of the last ring."""
+        return self.box * self.pixel_size / (self.box // 2 - 1)
+
     def __len__(self) -> int:
         return len(self.transforms)
 
-    def batch(self, rows: Int[Tensor, " image"], device: torch.device | str = "cpu") -> Batch:
-        """The particles of some rows of the store."""
+    def batch(
+        self,
+        rows: Int[Tensor, " image"],
+        device: torch.device | str = "cpu",
+        image: Complex[Tensor, "image y half_x"] | None = None,
+    ) -> Batch:
+        """The particles of some rows of the store; `image`: their transforms, where they have been read already."""
         particles = self.particles[rows].to(device)
         transfer = ctf.evaluate(particles.ctf.to(torch.float32), self.box, self.pixel_size)
-        image = torch.from_numpy(self.transforms[rows.numpy()]).to(device)
+        image = (self.transforms.read(rows) if image is None else image).to(device)
         weight = self.weight.to(device)[particles.optics_group] * self.scale[rows].to(device)[:, None, None]
         return Batch(particles.rotation.float(), image, transfer * weight, self.pixel_size)
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Batch]]:
-        """All particles in order: (rows, batch)."""
-        for rows in torch.arange(len(self)).split(size):
+        """All particles of this process's share in order: (rows, batch); without torchrun, all of the particles."""
+        for rows in torch.arange(len(self))[share(len(self))].split(size):
             yield rows, self.batch(rows, device)
 
     def with_gain(self, gain: Float[Tensor, " ring"]) -> "Band":
@@ -101,9 +112,8 @@ def open_band(
     noise_power: Float[Tensor, "group ring"],
     resolution: float,
     lowest_resolution: float | None = None,
-    memory_limit: int = 2 << 30,
 ) -> Band:
-    """Transform, centre, crop and whiten every particle, block by block.
+    """Transform, centre, crop and whiten every particle, block by block, into a temporary file.
 
     Args:
         store: the particles' images.
@@ -111,19 +121,22 @@ def open_band(
         resolution: Å, the band's upper end.
         lowest_resolution: Å, its lower end; None: from the first ring on. Ring 0 never counts, since normalising the
             images' background has touched it.
-        memory_limit: bytes above which the transforms go to a temporary file, which the system removes.
     """
     box = band_box(store.box, store.pixel_size, resolution)
     pixel_size = store.pixel_size * store.box / box
     whitening = _whitening(noise_power, box, store.box * store.pixel_size, resolution, lowest_resolution)
-    shape = (len(store), box, box // 2 + 1)
-    transforms = _allocate(shape, memory_limit)
-    for rows in store.blocks(BLOCK):
-        particles = store.particles[rows]
-        transform = crop_transform(to_fourier(store.read(rows)), box)
+    transforms = make_table(len(store), (box, box // 2 + 1), np.complex64)
+    checksum = torch.zeros((), dtype=torch.int64)
+    blocks = list(store.blocks(BLOCK))
+    for rows in blocks[share(len(blocks))]:
+        particles, images = store.particles[rows], store.read(rows)
+        checksum += zlib.crc32(images.numpy(), rows.start)
+        transform = crop_transform(to_fourier(images), box)
         transform = transform * shift_phases(particles.shift.float(), box, pixel_size).conj()
-        transforms[rows] = (transform * whitening[particles.optics_group]).numpy()
-    return Band(store.particles, transforms, whitening, pixel_size, torch.ones(len(store)))
+        transforms.write(rows.start, transform * whitening[particles.optics_group])
+    barrier()
+    scale = torch.ones(len(store))
+    return Band(store.particles, transforms, whitening, pixel_size, scale, int(combine(checksum)))
 
 
 def _whitening(
@@ -138,16 +151,6 @@ def _whitening(
     return spread(scale, box) * ring_multiplicity(box).sqrt()
 
 
-def _allocate(shape: tuple[int, ...], memory_limit: int) -> np.ndarray:
-    """Zeros in memory, or in an unlinked temporary file when they would be larger than the limit."""
-    if np.prod(shape) * np.dtype(np.complex64).itemsize <= memory_limit:
-        return np.zeros(shape, np.complex64)
-    with tempfile.NamedTemporaryFile(prefix="gaussemble-") as file:
-        transforms = np.memmap(file, np.complex64, "w+", shape=shape)
-        reserve(Path(file.name))
-        return transforms
-
-
 def ring_gain(band: Band, mixture: Mixture) -> Float[Tensor, " ring"]:
     """Least-squares factor per ring between the particles and the mixture's projections, over all particles.
 
@@ -160,6 +163,7 @@ def ring_gain(band: Band, mixture: Mixture) -> Float[Tensor, " ring"]:
         predicted = batch.predict(mixture)
         cross += half_sums((predicted.conj() * batch.image).real, band.box).sum(0)
         power += half_sums(predicted.abs().square(), band.box).sum(0)
+    cross, power = combine(cross), combine(power)
     return torch.where(power > 0, cross / power.clamp(min=1e-30), 1.0).clamp(min=0).float()
 
 
@@ -170,11 +174,12 @@ def particle_scales(band: Band, mixture: Mixture) -> tuple[Float[Tensor, " image
     spread of the true ones, to whose mean each is drawn as a posterior mean is (empirical Bayes). Where they vary no
     more than by noise, all get the mean.
     """
-    cross, power = torch.empty(len(band)), torch.empty(len(band))
+    cross, power = torch.zeros(len(band)), torch.zeros(len(band))
     for rows, batch in band.batches(BLOCK):
         predicted = batch.predict(mixture)
         cross[rows] = (predicted.conj() * batch.image).real.sum((-2, -1))
         power[rows] = predicted.abs().square().sum((-2, -1)).clamp(min=1e-12)
+    cross, power = combine(cross), combine(power)
     mean = cross.sum() / power.sum()
     variance = ((power * (cross / power - mean).square() - 1).sum() / power.sum()).clamp(min=0)
     drawn = (mean + variance * cross) / (1 + variance * power)

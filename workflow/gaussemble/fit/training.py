@@ -1,28 +1,71 @@
-"""The training loop: one, visible, for every kind of decoder."""
+"""The training loop: one, visible, for every kind of encoder and decoder, in one process or several.
+
+All that is random in it (order, noise on the latents, dropout) is a function of the seed and the step's number, so a
+checkpoint needs no state of random numbers, and a training that was killed and started again ends with the numbers of
+one that was not. Several processes (fit.distributed) take their shares of the same batches.
+
+Arithmetic is float32 throughout. On a GPU the option tf32 lets matrix products round their factors to 10 bits, which is
+torch's documented switch; it is off, as that has not been measured to be equal.
+"""
 
 import math
+import signal
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from gaussemble.errors import InputError
-from gaussemble.fit.band import Band, Batch
+from gaussemble.fit import study as study_module
+from gaussemble.fit.band import Band
+from gaussemble.fit.checkpoints import fingerprint, leave, read_checkpoint, signals_noted, write_checkpoint
+from gaussemble.fit.distributed import combine, is_first, parallel, processes, rank, share
 from gaussemble.fit.losses import Loss
-from gaussemble.model.encoders import Evidence, gradient_evidence
+from gaussemble.fit.rounds import Round
+from gaussemble.fit.study import (
+    EVALUATION_BATCH,
+    Portion,
+    batches,
+    choose_held_out,
+    cut,
+    make_study,
+    shuffled,
+    source,
+)
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
-from gaussemble.quantities import Mixture
 
-EVALUATION_BATCH = 64  # what a processor core keeps in its cache
-GRADIENT_LIMIT = 100.0  # several times what a mean loss of some tens of nats gives; it stops a single bad batch
-COARSE = 0.5  # of the highest frequency, in the first epochs
+__all__ = ["EVALUATION_BATCH", "choose_held_out", "make_study"]
+
+
+class Study(study_module.Study):
+    """The form of before, until nobody makes it."""
+
+    def __init__(self, band, inputs, held_out, baseline, coarse_baseline, loss, device):
+        table = study_module.make_table(len(band), inputs.shape[1:], np.float32)
+        table.write(0, inputs)
+        coarse = {2 * band.resolution: coarse_baseline}
+        super().__init__(band, table, held_out, {None: baseline} | coarse, loss, device)
+
+
+@torch.no_grad()
+def baselines(band: Band, neutral, loss: Loss, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The form of before, until nobody calls it."""
+    values = torch.zeros(2, len(band))
+    for rows, batch in band.batches(EVALUATION_BATCH, device):
+        for row, part in enumerate((batch, batch.coarser(0.5))):
+            values[row, rows] = loss(part, part.predict(neutral)).cpu()
+    values = combine(values)
+    return values[0], values[1]
 
 
 class TrainingOptions(StageOptions):
@@ -32,59 +75,194 @@ class TrainingOptions(StageOptions):
     coarse_epochs: float = Field(
         default=0.4, ge=0, le=1, description="Share of the epochs, from the first, that compare at half the resolution."
     )
-    batch: int = Field(default=64, ge=1, description="Particles a step.")
-    learning_rate: float = Field(default=2e-3, gt=0, description="Highest rate of the schedule (warm-up, then cosine).")
+    batch: int = Field(default=64, ge=1, description="Particles a step, of all processes together.")
+    learning_rate: float = Field(
+        default=2e-3, gt=0, description="Highest rate of a round's schedule (warm-up, then cosine)."
+    )
+    gradient_limit: float = Field(
+        default=100.0, gt=0, description="Norm to which a step's gradient is cut; stops a single bad batch."
+    )
     noise: float = Field(default=0.3, ge=0, description="Standard deviation of the noise on the latents in training.")
     prior: float = Field(default=1.0, ge=0, description="Weight of the latents' prior, a unit normal distribution.")
     held_out: float = Field(default=0.1, ge=0, lt=1, description="Share of particles kept from training, to watch it.")
+    patience: int | None = Field(
+        default=None,
+        ge=1,
+        description="Epochs without a better held-out loss after which a round ends; none: all its epochs.",
+    )
+    checkpoint_seconds: float = Field(
+        default=300.0, ge=0, description="Time between checkpoints, from which a killed training goes on."
+    )
+    tf32: bool = Field(default=False, description="On a GPU, quicker matrix products with 10 bits of precision.")
     seed: int = Field(default=0, ge=0, description="Seed of weights, shuffling and held-out particles.")
 
 
 @dataclass(frozen=True)
-class Study:
-    """What one training works on."""
+class Epoch:
+    """One pass over the particles, or the part of one that ends a round."""
 
-    band: Band
-    inputs: Float[Tensor, "image input"]
-    held_out: Bool[Tensor, " image"]
-    baseline: Float[Tensor, " image"]  # loss of each particle under the neutral mixture
-    coarse_baseline: Float[Tensor, " image"]  # the same at half the resolution
-    loss: Loss
-    device: torch.device
-
-    def evidence(self, rows: Int[Tensor, " image"], batch: Batch | None = None) -> Evidence:
-        """What the encoder sees of some particles; `batch`: theirs in the whole band, where it reads images."""
-        gradient = self.inputs[rows].to(self.device)
-        if batch is None:
-            return gradient_evidence(gradient)
-        return Evidence(gradient, batch.image, batch.transfer, batch.rotation)
+    number: int  # from 1
+    round: int  # from 1
+    settings: Round
+    first: int  # steps of the round before it
+    steps: int
+    round_steps: int
 
 
-def choose_held_out(particle: Int[Tensor, " image"], share: float, seed: int) -> Bool[Tensor, " image"]:
-    """A random share of the particles, copies together; with a share at least one, but never all."""
-    identity = torch.unique(particle, return_inverse=True)[1]
-    count = int(identity.max()) + 1
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    chosen = torch.zeros(count, dtype=torch.bool)
-    chosen[order[: min(max(1, int(share * count)), count - 1) if share > 0 else 0]] = True
-    return chosen[identity]
+@dataclass
+class Course:
+    """Where a training stands; with weights and optimiser, all that a restart needs."""
+
+    epoch: int = 0  # finished ones
+    step: int = 0  # done in the present one
+    total: float = 0.0  # objective summed over the present epoch's particles so far
+    seen: int = 0
+    stale: int = 0  # epochs of this round since its best one
+    round_best: float = math.inf
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)  # weights
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def shuffled(rows: Int[Tensor, " image"], size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " image"]]:
-    """Batches of all rows in a new order; a last batch of a single row joins the one before."""
-    order = rows[torch.randperm(len(rows), generator=generator)]
-    batches = max(1, round(len(rows) / size))
-    yield from torch.tensor_split(order, batches)
+class Objective(nn.Module):
+    """What training lowers, as the forward of a module, so that DistributedDataParallel can average its gradients."""
+
+    def __init__(self, model: DeformableMixture, study: study_module.Study, options: TrainingOptions):
+        super().__init__()
+        self.model, self.study, self.options = model, study, options
+
+    def forward(
+        self, portion: Portion, noise: Float[Tensor, "image latent"], settings: Round
+    ) -> Float[Tensor, " image"]:
+        """Of each particle: loss relative to the neutral mixture's, prior of the latent, penalties of the mixture.
+
+        Coarse, a motion longer than the finest detail still pulls the right way (method of Chen, Toader & Lederman
+        2023). The encoder sees the same thing in every round.
+        """
+        model, study, rows = self.model, self.study, portion.rows
+        whole = study.band.batch(rows, study.device, portion.image)
+        batch = whole if settings.resolution is None else whole.coarser(study.band.resolution / settings.resolution)
+        latent = model.encode(study.evidence(rows, whole if reads_images(model) else None, portion.gradient))
+        mixture = model.decode(latent + self.options.noise * noise.to(study.device), settings.decoders)
+        loss = study.loss(batch, batch.predict(mixture))
+        baseline = study.baselines[settings.resolution][rows].to(study.device)
+        prior = 0.5 * self.options.prior * latent.square().sum(-1)
+        return loss - baseline + prior + model.penalty(mixture, latent)
 
 
-@torch.no_grad()
-def baselines(band: Band, neutral: Mixture, loss: Loss, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Loss of every particle under the neutral mixture, in the whole band and at half the resolution."""
-    values = torch.empty(2, len(band))
-    for rows, batch in band.batches(EVALUATION_BATCH, device):
-        for row, part in enumerate((batch, batch.coarser(COARSE))):
-            values[row, rows] = loss(part, part.predict(neutral)).cpu()
-    return values[0], values[1]
+def train(
+    model: DeformableMixture,
+    study: study_module.Study,
+    options: TrainingOptions,
+    rounds: list[Round] | None = None,
+    checkpoint: Path | None = None,
+) -> pd.DataFrame:
+    """The training loop; returns its history and leaves the best weights in the model.
+
+    Losses are means a particle, relative to the neutral mixture's. The best weights are those of the epoch in which the
+    held-out particles' loss in the whole band was lowest; without held-out particles, the last ones.
+
+    Args:
+        model: on the study's device.
+        study: with a baseline for each round's resolution.
+        options: see there.
+        rounds: in their order; each has a learning-rate schedule of its own.
+        checkpoint: where the training is written down every so often and when SIGTERM or SIGINT ends it, and taken up
+            where such a file is there; whoever calls removes it when its results are safe.
+
+    Raises:
+        InputError: a loss or a gradient that is not finite, with the particle where it is one.
+    """
+    rounds = rounds or default_rounds(options, study.band.resolution)
+    torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
+    rows = torch.nonzero(~study.held_out).flatten()
+    plan = plan_epochs(rounds, steps_an_epoch(study, rows, options.batch))
+    digest = fingerprint_of(model, study, options, rounds) if checkpoint else ""
+    optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=1e-4, fused=True)
+    course = resume(checkpoint, digest, model, optimizer) or Course()
+    objective, begun, saved = None, time.monotonic() - course.seconds, time.monotonic()
+
+    def save() -> None:
+        course.seconds = time.monotonic() - begun
+        if checkpoint is not None and is_first():
+            content = {"course": vars(course), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            write_checkpoint(checkpoint, digest, content)
+
+    with signals_noted(checkpoint is not None) as arrived:
+        while course.epoch < len(plan):
+            epoch = plan[course.epoch]
+            settings = epoch.settings
+            if objective is None or course.step == 0 == epoch.first:
+                model.set_round(settings.decoders, settings.transition)
+                objective = parallel(Objective(model, study, options))
+            model.train()
+            order = shuffled(study, rows, source(options.seed, epoch.number))
+            left = batches(study, order, options.batch, course.step)
+            for count, own, portion in islice(left, epoch.steps - course.step):
+                set_rate(optimizer, rate_of(epoch, course.step, options))
+                noise = random_noise(model, options.seed, epoch.number, course.step, count)[own]
+                values = objective(portion, noise, settings)
+                optimizer.zero_grad()
+                (values.sum() * (processes() / count)).backward()
+                norm = nn.utils.clip_grad_norm_(model.parameters(), options.gradient_limit)
+                total, bad, ending = agreed(values, norm, arrived)
+                if bad:
+                    name_the_worst(Objective(model, study, options), portion, noise, epoch, course.step)
+                optimizer.step()
+                course.step, course.total, course.seen = course.step + 1, course.total + total, course.seen + count
+                if ending or time.monotonic() - saved >= options.checkpoint_seconds:
+                    save()
+                    saved = time.monotonic()
+                if ending:
+                    leave(ending)
+            held_out, ending = held_out_loss(model, study, settings, arrived)
+            if ending:
+                save()
+                leave(ending)
+            rate = rate_of(epoch, epoch.steps - 1, options)
+            finish_epoch(course, model, epoch, held_out, rate, time.monotonic() - begun)
+            report(course, plan)
+            if options.patience is not None and course.stale >= options.patience:
+                say(f"heterogeneity: no better held-out loss in {course.stale} epochs; round {epoch.round} ends")
+                course.epoch = sum(each.round <= epoch.round for each in plan)
+            if course.epoch < len(plan) and plan[course.epoch].first == 0:
+                course.stale, course.round_best = 0, math.inf
+        save()
+    if course.best:
+        model.load_state_dict(course.best)
+        say(f"heterogeneity: kept the weights of epoch {course.best_epoch}, held out {course.best_loss:.2f}")
+    return pd.DataFrame(course.history)
+
+
+def default_rounds(options: TrainingOptions, resolution: float) -> list[Round]:
+    """The first epochs at half the resolution, the others in the whole band."""
+    coarse = options.coarse_epochs * options.epochs
+    both = [Round(epochs=coarse, resolution=2 * resolution), Round(epochs=options.epochs - coarse)]
+    return [each for each in both if each.epochs > 0]
+
+
+def plan_epochs(rounds: list[Round], steps: int) -> list[Epoch]:
+    """The epochs of all rounds; `steps` is how many a whole one has, and a round's last may be a part of one."""
+    plan: list[Epoch] = []
+    for number, settings in enumerate(rounds, start=1):
+        whole = max(1, round(settings.epochs * steps))
+        for first in range(0, whole, steps):
+            plan.append(Epoch(len(plan) + 1, number, settings, first, min(steps, whole - first), whole))
+    return plan
+
+
+def steps_an_epoch(study: study_module.Study, rows: Int[Tensor, " image"], size: int) -> int:
+    """Batches of a pass over the rows.
+
+    Raises:
+        InputError: fewer particles in a batch than processes.
+    """
+    least = min(size, len(rows))
+    if least < processes():
+        raise InputError(f"batches of {least} particles cannot be shared by {processes()} processes; start fewer")
+    return sum(len(cut(portion, size)) for portion in shuffled(study, rows, source(0)))
 
 
 def rate_share(done: int, steps: int) -> float:
@@ -95,83 +273,154 @@ def rate_share(done: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - rising) / max(1, steps - rising)))
 
 
-def train(model: DeformableMixture, study: Study, options: TrainingOptions) -> pd.DataFrame:
-    """The training loop; returns its history. Losses are means a particle, relative to the neutral mixture's."""
-    torch.manual_seed(options.seed)
-    generator = torch.Generator().manual_seed(options.seed)
-    rows = torch.nonzero(~study.held_out).flatten()
-    steps = options.epochs * max(1, round(len(rows) / options.batch))
-    optimizer = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: rate_share(done, steps))
-    history, start = [], time.monotonic()
-    for epoch in range(1, options.epochs + 1):
-        model.train()
-        total, coarse = 0.0, epoch <= options.coarse_epochs * options.epochs
-        for chosen in shuffled(rows, options.batch, generator):
-            objective = step(model, study, chosen, coarse, options)
-            value = float(objective.detach())
-            if not math.isfinite(value):
-                raise InputError(f"the loss is {value} in epoch {epoch}; lower the option learning_rate")
-            optimizer.zero_grad()
-            objective.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_LIMIT)
-            optimizer.step()
-            schedule.step()
-            total += value * len(chosen)
-        history.append(
-            {
-                "epoch": epoch,
-                "loss": total / len(rows),
-                "held_out_loss": held_out_loss(model, study),
-                "learning_rate": schedule.get_last_lr()[0],
-                "seconds": time.monotonic() - start,
-            }
-        )
-        left = (options.epochs - epoch) * history[-1]["seconds"] / epoch
-        line = "heterogeneity: epoch {epoch}, loss {loss:.2f}, held out {held_out_loss:.2f}".format(**history[-1])
-        say(f"{line}, about {left:.0f} s left")
-    return pd.DataFrame(history)
+def rate_of(epoch: Epoch, step: int, options: TrainingOptions) -> float:
+    """The learning rate of a step of an epoch."""
+    return (epoch.settings.learning_rate or options.learning_rate) * rate_share(epoch.first + step, epoch.round_steps)
 
 
-def step(
-    model: DeformableMixture, study: Study, rows: Int[Tensor, " image"], coarse: bool, options: TrainingOptions
-) -> Float[Tensor, ""]:
-    """Mean objective of a batch: loss relative to the neutral mixture's, and the prior of the latents.
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give the optimiser a learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
-    Coarse, a motion longer than the finest detail still pulls the right way (method of Chen, Toader & Lederman 2023).
-    """
-    batch = study.band.batch(rows, study.device)
-    batch, baseline = (batch.coarser(COARSE), study.coarse_baseline) if coarse else (batch, study.baseline)
-    latent = model.encode(study.evidence(rows))
-    noisy = latent + options.noise * torch.randn_like(latent)
-    loss = study.loss(batch, batch.predict(model.decode(noisy))) - baseline[rows].to(study.device)
-    return (loss + 0.5 * options.prior * latent.square().sum(-1)).mean()
+
+def random_noise(model: DeformableMixture, seed: int, epoch: int, step: int, count: int) -> Tensor:
+    """(image, latent) unit normal, for all processes the same; seeds what dropout draws, which differs by process."""
+    torch.manual_seed(source(seed, epoch, step, 1 + rank()).initial_seed())
+    return torch.randn(count, model.latent_dim, generator=source(seed, epoch, step, 0))
+
+
+def agreed(values: Tensor, norm: Tensor, arrived: list[int]) -> tuple[float, bool, int]:
+    """What all processes see the same: sum of the objective, whether something is not finite, a signal to end by."""
+    parts = torch.stack([values.detach().sum(), norm.detach()]).double().cpu()
+    parts = combine(torch.cat([parts, torch.tensor([float(len(arrived))], dtype=torch.float64)]))
+    return float(parts[0]), not bool(parts[:2].isfinite().all()), signal_of(parts[2], arrived)
+
+
+def signal_of(noted: Tensor, arrived: list[int]) -> int:
+    """The signal to end by, as soon as any process has one; else 0."""
+    return (arrived or [signal.SIGTERM])[0] if noted > 0 else 0
+
+
+def name_the_worst(objective: Objective, portion: Portion, noise: Tensor, epoch: Epoch, step: int) -> None:
+    """Raise an InputError for a step whose loss or gradient is not finite; names the particle where it is one's own."""
+    parameters = [each for each in objective.parameters() if each.requires_grad]
+    wrong: list[tuple[int, float]] = []
+    for place in range(len(portion.rows)):
+        one = slice(place, place + 1)
+        value = objective(portion[one], noise[one], epoch.settings).sum()
+        found = torch.autograd.grad(value, parameters, allow_unused=True)
+        if not (value.isfinite() and all(each.isfinite().all() for each in found if each is not None)):
+            wrong.append((place, float(value.detach())))
+    where = f"in epoch {epoch.number}, step {step + 1} of {epoch.steps}"
+    if 0 < len(wrong) <= len(portion.rows) // 2:
+        place, value = wrong[0]
+        number = int(objective.study.band.particles.particle[portion.rows[place]])
+        what = f"its loss is {value:.4g}" if not math.isfinite(value) else "its loss has no finite gradient"
+        raise InputError(f"particle {number}: {what} {where}; look at its image, pose and CTF")
+    raise InputError(f"the loss or its gradient is not finite {where}; lower the option learning_rate")
+
+
+def finish_epoch(
+    course: Course, model: DeformableMixture, epoch: Epoch, held_out: float, rate: float, seconds: float
+) -> None:
+    """Write down an epoch's figures, keep its weights if they are the best, and go on to the next."""
+    row = {"epoch": epoch.number, "loss": course.total / max(1, course.seen), "held_out_loss": held_out}
+    course.history.append(row | {"learning_rate": rate, "seconds": seconds, "round": epoch.round})
+    course.stale = course.stale + 1 if held_out >= course.round_best else 0
+    course.round_best = min(held_out, course.round_best)
+    if held_out < course.best_loss:
+        course.best_loss, course.best_epoch = held_out, epoch.number
+        course.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    course.epoch, course.step, course.total, course.seen = course.epoch + 1, 0, 0.0, 0
+
+
+def report(course: Course, plan: list[Epoch]) -> None:
+    """A line about the epoch that has ended."""
+    row, done = course.history[-1], sum(each.steps for each in plan[: course.epoch])
+    left = row["seconds"] / done * (sum(each.steps for each in plan) - done)
+    losses = "epoch {epoch}, loss {loss:.2f}, held out {held_out_loss:.2f}".format(**row)
+    say(f"heterogeneity: {losses}, about {left:.0f} s left")
+
+
+def fingerprint_of(
+    model: DeformableMixture, study: study_module.Study, options: TrainingOptions, rounds: list[Round]
+) -> str:
+    """A digest of all that decides a training's numbers, apart from the machine."""
+    settings = options.model_dump(exclude={"device", "checkpoint_seconds"})
+    neutral, band = model.neutral, study.band
+    tensors = [neutral.center, neutral.amplitude, neutral.width, band.weight, study.held_out]
+    known = band.particles
+    tensors += [known.particle, known.rotation, known.shift, known.optics_group, *vars(known.ctf).values()]
+    shape = (band.checksum, band.pixel_size, band.transforms.shape, study.gradients.shape, study.loss.__name__)
+    return fingerprint(settings, rounds, model.design, shape, *tensors)
+
+
+def resume(path: Path | None, digest: str, model: DeformableMixture, optimizer: torch.optim.Optimizer) -> Course | None:
+    """Take up weights and optimiser where a checkpoint left them; None where there is no checkpoint to take up."""
+    content = read_checkpoint(path, digest) if path is not None else None
+    if content is None:
+        return None
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    course = Course(**content["course"])
+    say(f"heterogeneity: going on after epoch {course.epoch}, step {course.step}, from {path}")
+    return course
+
+
+def reads_images(model: DeformableMixture) -> bool:
+    """Whether the encoder wants more of a particle than its gradient."""
+    return getattr(model.encoder, "reads_images", False)
+
+
+def seen_by(
+    model: DeformableMixture, study: study_module.Study, rows: Tensor, batch: Any = None
+) -> Float[Tensor, "image latent"]:
+    """The encoder's latent vectors of some particles."""
+    if batch is None and reads_images(model):
+        batch = study.band.batch(rows, study.device)
+    return model.encode(study.evidence(rows, batch if reads_images(model) else None))
 
 
 @torch.no_grad()
-def held_out_loss(model: DeformableMixture, study: Study) -> float:
-    """Mean loss of the held-out particles at the encoder's latents, relative to the neutral mixture's; NaN if none."""
+def held_out_loss(
+    model: DeformableMixture, study: study_module.Study, settings: Round, arrived: list[int]
+) -> tuple[float, int]:
+    """Mean loss of the held-out particles at the encoder's latents, relative to the neutral mixture's; NaN if none.
+
+    With it the number of the signal that cut it short, or 0.
+    """
     model.eval()
     rows = torch.nonzero(study.held_out).flatten()
-    total = 0.0
-    for chosen in rows.split(EVALUATION_BATCH):
+    total = torch.zeros(2, dtype=torch.float64)
+    for chosen in rows[share(len(rows))].split(EVALUATION_BATCH):
+        if arrived:
+            break
         batch = study.band.batch(chosen, study.device)
-        latent = model.encode(study.evidence(chosen))
-        total += float((study.loss(batch, batch.predict(model.decode(latent))).cpu() - study.baseline[chosen]).sum())
-    return total / len(rows) if len(rows) else math.nan
+        latent = seen_by(model, study, chosen, batch)
+        loss = study.loss(batch, batch.predict(model.decode(latent, settings.decoders))).cpu()
+        total[0] += (loss - study.baseline[chosen]).double().sum()
+    total[1] = len(arrived)
+    total = combine(total)
+    return (float(total[0]) / len(rows) if len(rows) else math.nan), signal_of(total[1], arrived)
 
 
 @torch.no_grad()
-def encode_all(model: DeformableMixture, study: Study) -> Float[Tensor, "image latent"]:
+def encode_all(model: DeformableMixture, study: study_module.Study) -> Float[Tensor, "image latent"]:
     """The encoder's latent vectors of all particles, on the CPU."""
     model.eval()
-    return torch.cat([model.encode(study.evidence(rows)).cpu() for rows in torch.arange(len(study.band)).split(4096)])
+    latent = torch.zeros(len(study), model.latent_dim)
+    for rows in torch.arange(len(study))[share(len(study))].split(EVALUATION_BATCH if reads_images(model) else 4096):
+        latent[rows] = seen_by(model, study, rows).cpu()
+    return combine(latent)
 
 
 @torch.no_grad()
-def losses_at(model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"]) -> Float[Tensor, " image"]:
+def losses_at(
+    model: DeformableMixture, study: study_module.Study, latent: Float[Tensor, "image latent"]
+) -> Float[Tensor, " image"]:
     """Loss of every particle at its latent vector."""
-    values = torch.empty(len(study.band))
-    for rows, batch in study.band.batches(EVALUATION_BATCH, study.device):
+    values = torch.zeros(len(study))
+    for rows, batch in study.passed("losses"):
         values[rows] = study.loss(batch, batch.predict(model.decode(latent[rows].to(study.device)))).cpu()
-    return values
+    return combine(values)
