@@ -5,40 +5,43 @@ explain the particles (e2gmm: Chen & Ludtke 2021). Afterwards each particle's la
 and gets its uncertainty (fit.posterior).
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from gaussemble.errors import InputError
-from gaussemble.fit.band import open_band, particle_scales, ring_gain
-from gaussemble.fit.devices import DeviceName, choose_device
-from gaussemble.fit.gradients import COLUMNS, encoder_inputs, make_pooling
+from gaussemble.fit.band import Band, open_band, particle_scales, ring_gain
+from gaussemble.fit.checkpoints import remove_checkpoint
+from gaussemble.fit.consistency import problems, resolutions
+from gaussemble.fit.devices import DeviceName
+from gaussemble.fit.distributed import combine, is_first, workers
+from gaussemble.fit.gradients import COLUMNS, gradient_inputs, make_pooling
 from gaussemble.fit.losses import LOSSES, LossName
-from gaussemble.fit.neutral import consensus_resolution, refuse_beyond_nyquist
+from gaussemble.fit.neutral import consensus_resolution
+from gaussemble.fit.penalties import make_penalties
 from gaussemble.fit.posterior import refine
-from gaussemble.fit.training import (
-    EVALUATION_BATCH,
-    Study,
-    TrainingOptions,
-    baselines,
-    choose_held_out,
-    encode_all,
-    losses_at,
-    train,
-)
+from gaussemble.fit.regions import Ground, memberships
+from gaussemble.fit.rounds import Round, default_rounds, given_rounds
+from gaussemble.fit.sections import DecoderOptions, DomainOptions, RoundOptions
+from gaussemble.fit.study import Study, choose_held_out, make_study
+from gaussemble.fit.training import TrainingOptions, encode_all, losses_at, train
 from gaussemble.io.files import read_csv, write_csv
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map
 from gaussemble.io.store import ImageStore, open_store
-from gaussemble.model.decoders import DecoderKind
-from gaussemble.model.heterogeneity import DeformableMixture, build_model, save_model, single_design
-from gaussemble.progress import progress, say
-from gaussemble.quantities import Map, Mixture
+from gaussemble.model.decoders import DecoderDesign, DecoderKind
+from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model, save_model
+from gaussemble.progress import say
+from gaussemble.quantities import Mixture
+
+INHERITED = ("position", "amplitude", "width", "anchors", "embedding", "layers", "dropout", "restraint", "rigidity")
+SHARE_OF_FEATURES = 4  # a network that runs once for each Gaussian has a quarter of the others' units
 
 
 class Options(TrainingOptions):
@@ -59,56 +62,147 @@ class Options(TrainingOptions):
         description="Estimate each particle's contrast against the neutral mixture, for ice and doses that vary.",
     )
     decoder: DecoderKind = Field(
-        default="dense", description="Outputs for each Gaussian, or for anchors that drive them."
+        default="dense",
+        description="Outputs for each Gaussian; for anchors that drive them; for rigid domains; or by one network that "
+        "reads a vector learned for each Gaussian.",
     )
+    selection: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Atoms of the seeds' model, in gemmi's syntax, whose Gaussians may vary; all if none (and no "
+        "region).",
+    )
+    domains: tuple[DomainOptions, ...] = Field(default=(), description="Domains of a rigid decoder.")
     anchors: int = Field(default=64, ge=1, description="Anchors of the hierarchical decoder.")
+    embedding: int = Field(
+        default=32, ge=1, description="Length of the vector that the features decoder learns for each Gaussian."
+    )
     inputs: int = Field(
         default=64, ge=1, description="Groups of Gaussians over which the encoder's gradients are pooled."
     )
     position: bool = Field(default=True, description="Gaussians may move.")
     amplitude: bool = Field(default=True, description="Gaussians may appear and disappear.")
     width: bool = Field(default=False, description="Gaussians may sharpen and blur.")
-    hidden: int = Field(default=256, ge=1, description="Units of each hidden layer.")
+    hidden: int = Field(
+        default=256,
+        ge=1,
+        description="Units of each hidden layer; a quarter of it in a features decoder, which runs for each Gaussian.",
+    )
     layers: int = Field(default=3, ge=1, description="Hidden layers of encoder and decoder.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before the output layers.")
+    restraint: float = Field(
+        default=0.0,
+        ge=0,
+        description="Nats for 1 Å² of each deviation from the neutral mixture's distances and pseudo-angles (as arcs) "
+        "between consecutive residues of the model; 0: none.",
+    )
+    rigidity: float | None = Field(
+        default=None,
+        gt=0,
+        description="Å by which distances of neighbouring Gaussians may change (standard deviation); none: freely.",
+    )
+    wander: float | None = Field(
+        default=None,
+        gt=0,
+        description="Å by which Gaussians that have vanished may be displaced (standard deviation); none: freely.",
+    )
+    decoders: tuple[DecoderOptions, ...] = Field(
+        default=(), description="Several decoders on one encoder, summed; replaces the key decoder."
+    )
+    rounds: tuple[RoundOptions, ...] = Field(
+        default=(), description="Rounds of training, one after another; replaces epochs and coarse_epochs."
+    )
     refine_steps: int = Field(
         default=1, ge=0, description="Gauss-Newton steps on each particle's latent after training."
     )
     device: DeviceName = Field(default="auto", description="Where to train: auto takes a GPU when there is one.")
 
 
+def refuse_problems(options: Options) -> None:
+    """Raise InputError for what the options may not say together."""
+    for key, problem in problems(options.model_dump()):
+        raise InputError(f"option {key}: {problem}")
+
+
+def decoder_sections(options: Options, region: Path | None) -> tuple[list[DecoderOptions], list[str]]:
+    """Every decoder with nothing left to inherit, and its prefix in the config's keys.
+
+    Without a list of decoders there is one, `main`.
+    """
+    if options.decoders:
+        sections, keys = options.decoders, [f"decoders.{number}." for number in range(len(options.decoders))]
+    else:
+        sections, keys = [DecoderOptions(name="main", kind=options.decoder, domains=options.domains)], [""]
+    return [filled(each, options, region) for each in sections], keys
+
+
+def filled(section: DecoderOptions, options: Options, region: Path | None) -> DecoderOptions:
+    """A decoder's section with the analysis's own values where it has none."""
+    given = {name: getattr(section, name) for name in INHERITED}
+    values = {name: getattr(options, name) if value is None else value for name, value in given.items()}
+    share = SHARE_OF_FEATURES if section.kind == "features" else 1
+    values["hidden"] = section.hidden or max(1, options.hidden // share)
+    if section.kind == "rigid":
+        values |= {"position": True, "amplitude": False, "width": False}
+    elif section.region is None and section.selection is None:
+        values |= {"region": region, "selection": options.selection}
+    return section.model_copy(update=values)
+
+
+def decoder_design(section: DecoderOptions, member: Tensor, resolution: float) -> DecoderDesign:
+    """The design of a decoder whose section is filled, for the Gaussians of its region."""
+    shared = ("name", "kind", "position", "amplitude", "width", "hidden", "layers", "dropout")
+    gaussians = int(member.sum() if member.dtype == torch.bool else (member >= 0).sum())
+    return DecoderDesign(
+        gaussians=gaussians,
+        length=section.resolution or resolution,
+        anchors=min(section.anchors or 0, gaussians) if section.kind == "hierarchical" else 0,
+        domains=len(section.domains),
+        embedding=(section.embedding or 0) if section.kind == "features" else 0,
+        **{name: getattr(section, name) for name in shared},
+    )
+
+
+def make_rounds(options: Options, decoders: Sequence[DecoderOptions], finest: float) -> list[Round]:
+    """The rounds of the config, or the usual two."""
+    if options.rounds:
+        return given_rounds(options.rounds, decoders, finest)
+    return default_rounds(options.epochs, options.coarse_epochs, decoders, finest)
+
+
+def finest_resolution(options: Options, store: ImageStore, curve: Path) -> float:
+    """Å up to which particles are compared: what is asked for, or from the consensus map's resolution.
+
+    Raises:
+        InputError: the store holds nothing so fine.
+    """
+    given = dict(resolutions(options.model_dump()))
+    finest = 2.0 * store.pixel_size
+    for key, value in given.items():
+        if value < finest * (1 - 1e-3):
+            raise InputError(
+                f"option {key} is {value:g} Å, but pixels of {store.pixel_size:.4g} Å in {store.folder} hold nothing "
+                f"finer than {finest:.4g} Å; set that or more, or enlarge particles.box"
+            )
+    wanted = options.resolution or min([1.5 * consensus_resolution(curve), *given.values()])
+    if options.lowest_resolution is not None and options.lowest_resolution <= max(wanted, finest):
+        raise InputError(
+            f"option lowest_resolution is {options.lowest_resolution:g} Å, but the finest compared is "
+            f"{max(wanted, finest):.4g} Å; the lowest must be a larger number"
+        )
+    return max(wanted, finest)
+
+
 def refine_all(
     model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"], options: Options
 ) -> tuple[Tensor, Tensor]:
     """Refined latents and posterior standard deviations of all particles."""
-    refined, deviation = torch.empty_like(latent), torch.empty_like(latent)
-    batches = study.band.batches(EVALUATION_BATCH, study.device)
-    for rows, batch in progress(batches, "latents", total=-(-len(latent) // EVALUATION_BATCH)):
+    refined, deviation = torch.zeros_like(latent), torch.zeros_like(latent)
+    for rows, batch in study.passed("latents"):
         start = latent[rows].to(study.device)
         ends = refine(model, batch, start, max(options.prior, 1e-6), options.refine_steps)
         refined[rows], deviation[rows] = (end.cpu() for end in ends)
-    return refined, deviation
-
-
-def region_of(region: Path | None, neutral: Mixture, frame: Map) -> Bool[Tensor, " gaussian"]:
-    """The Gaussians whose centres lie where the mask is at least 0.5; all of them without a mask."""
-    if region is None:
-        return torch.ones(len(neutral), dtype=torch.bool)
-    mask = read_map(region)
-    field, expected = mask.box * mask.pixel_size, frame.box * frame.pixel_size
-    if abs(field / expected - 1) > 0.01:
-        raise InputError(
-            f"{region}: box {mask.box} of {mask.pixel_size:.3f} Å spans {field:.1f} Å, but the consensus map, box "
-            f"{frame.box} of {frame.pixel_size:.3f} Å, spans {expected:.1f} Å; resample the mask"
-        )
-    position = neutral.center + torch.from_numpy(frame.center - np.asarray(mask.origin)).float()
-    voxel = (position / mask.pixel_size).round().long()
-    x, y, z = voxel.clamp(0, mask.box - 1).unbind(-1)
-    inside = (mask.voxels[z, y, x] >= 0.5) & ((voxel >= 0) & (voxel < mask.box)).all(-1)
-    if not inside.any():
-        raise InputError(f"{region}: no Gaussian of the neutral mixture lies inside; does the mask belong to the map?")
-    say(f"heterogeneity: {int(inside.sum())} of {len(neutral)} Gaussians lie in the region and vary")
-    return inside
+    return combine(refined), combine(deviation)
 
 
 def read_noise(path: Path, store: ImageStore) -> Float[Tensor, "group ring"]:
@@ -125,11 +219,10 @@ def read_noise(path: Path, store: ImageStore) -> Float[Tensor, "group ring"]:
     return torch.from_numpy(power.copy())
 
 
-def prepare(
-    store: ImageStore, consensus: Path, neutral: Mixture, varies: Tensor, resolution: float, options: Options
-) -> tuple[DeformableMixture, Study]:
-    """The data in their band, the encoder's inputs, and an untrained model."""
-    device = choose_device(options.device)
+def particles_in_band(
+    store: ImageStore, consensus: Path, neutral: Mixture, resolution: float, options: Options
+) -> Band:
+    """The particles' transforms, with the factors that all of them share and those of each."""
     band = open_band(store, read_noise(consensus / "noise.csv", store), resolution, options.lowest_resolution)
     band = band.with_gain(ring_gain(band, neutral))
     if options.contrast:
@@ -138,46 +231,54 @@ def prepare(
         say(
             f"heterogeneity: the particles' contrast varies by {deviation:.1%} (standard deviation), and is divided out"
         )
-    variables = [name for name in COLUMNS if getattr(options, name)]
+    return band
+
+
+def prepare(
+    band: Band,
+    ground: Ground,
+    decoders: tuple[Sequence[DecoderOptions], Sequence[Tensor]],
+    resolution: float,
+    device: torch.device,
+    options: Options,
+) -> tuple[DeformableMixture, Study, list[Round]]:
+    """An untrained model, what its training works on, and the rounds of it.
+
+    Args:
+        band: the particles.
+        ground: the neutral mixture, and what restraints are made of.
+        decoders: their filled sections, and for each the Gaussians that it changes (`regions.memberships`).
+        resolution: Å, the finest that is compared.
+        device: where to train.
+        options: see `Options`.
+    """
+    neutral, loss, (sections, members) = ground.neutral, LOSSES[options.loss], decoders
+    varies = torch.stack([each if each.dtype == torch.bool else each >= 0 for each in members]).any(0)
+    variables = [name for name in COLUMNS if any(getattr(each, name) for each in sections)]
     pooling = make_pooling(neutral, varies, options.inputs, variables, options.seed)
-    loss, on_device = LOSSES[options.loss], neutral.to(device)
-    inputs = encoder_inputs(band, on_device, loss, pooling, resolution, device)
-    if not torch.isfinite(inputs).all():
-        worst = int(store.particles.particle[~torch.isfinite(inputs).all(-1)][0])
-        raise InputError(
-            f"{store.folder}: particle {worst}: its loss has no finite gradient; look at its image and CTF"
-        )
-    baseline, coarse_baseline = baselines(band, on_device, loss, device)
-    held_out = choose_held_out(store.particles.particle, options.held_out, options.seed)
-    design = single_design(
+    on_device = neutral.to(device)
+    seen = partial(gradient_inputs, neutral=on_device, loss=loss, pooling=pooling, length=resolution)
+    held_out = choose_held_out(band.particles.particle, options.held_out, options.seed)
+    rounds = make_rounds(options, sections, band.resolution)
+    study = make_study(band, loss, on_device, seen, {each.resolution for each in rounds}, held_out)
+    design = Design(
         gaussians=len(neutral),
-        region=int(varies.sum()),
         inputs=pooling.inputs,
-        length=resolution,
-        field=store.box * store.pixel_size,
-        **options.model_dump(
-            include={
-                "latent_dim",
-                "decoder",
-                "anchors",
-                "hidden",
-                "layers",
-                "dropout",
-                "position",
-                "amplitude",
-                "width",
-            }
-        ),
+        field=band.box * band.pixel_size,
+        decoders=tuple(decoder_design(*each, resolution) for each in zip(sections, members, strict=True)),
+        **options.model_dump(include={"latent_dim", "hidden", "layers", "dropout"}),
     )
-    model = build_model(design, neutral, [varies], options.seed).to(device)
-    model.encoder.start_at_components(inputs)
-    return model, Study(band, inputs, held_out, baseline, coarse_baseline, loss, device)
+    model = build_model(design, neutral, members, options.seed)
+    model.penalties = make_penalties(sections, members, ground, options.wander)
+    model = model.to(device)
+    model.encoder.start_at_components(study.sample(20_000))
+    return model, study, rounds
 
 
-def latent_table(store: ImageStore, study: Study, latent: Tensor, deviation: Tensor, loss: Tensor) -> pd.DataFrame:
+def latent_table(band: Band, study: Study, latent: Tensor, deviation: Tensor, loss: Tensor) -> pd.DataFrame:
     """Columns particle, z1.., sd1.., loss (relative to the neutral mixture's), held_out."""
     numbers = range(1, latent.shape[1] + 1)
-    columns = {"particle": store.particles.particle}
+    columns = {"particle": band.particles.particle}
     columns |= {f"z{number}": latent[:, number - 1] for number in numbers}
     columns |= {f"sd{number}": deviation[:, number - 1] for number in numbers}
     columns |= {"loss": loss - study.baseline, "held_out": study.held_out.int()}
@@ -185,7 +286,16 @@ def latent_table(store: ImageStore, study: Study, latent: Tensor, deviation: Ten
 
 
 def heterogeneity(
-    *, particles: Path, consensus: Path, neutral: Path, out: Path, region: Path | None = None, options: Options
+    *,
+    particles: Path,
+    consensus: Path,
+    neutral: Path,
+    out: Path,
+    region: Path | None = None,
+    seeds: Path | None = None,
+    model: Path | None = None,
+    checkpoint: Path | None = None,
+    options: Options,
 ) -> None:
     """Train and embed; writes model.pt, latent.csv, history.csv.
 
@@ -194,32 +304,35 @@ def heterogeneity(
         consensus: folder of the stage `consensus`: noise.csv, fsc.csv, map.mrc.
         neutral: mixture.npz of the stage `neutral`.
         out: folder to write.
-        region: a mask; only Gaussians inside it vary (all of them project).
+        region: a mask; only Gaussians inside it vary (all of them project), of decoders without a region of their own.
+        seeds: seeds.npz of the stage `seeds`, for selections of atoms and for restraints.
+        model: model.cif of the stage `seeds`, for selections of atoms.
+        checkpoint: where the training is written down while it goes on, and taken up after a kill; removed when the
+            stage ends well.
         options: see `Options`.
     """
-    if not (options.position or options.amplitude or options.width):
-        raise InputError("options position, amplitude and width are all off, so nothing may vary; switch one on")
+    refuse_problems(options)
+    sections, keys = decoder_sections(options, region)
     store, mixture = open_store(particles), read_mixture(neutral)
     fewest = options.latent_dim + 2
     if len(store) < fewest:
         raise InputError(f"{particles}: {len(store)} particle(s); {options.latent_dim} latent dimensions want {fewest}")
-    varies = region_of(region, mixture, read_map(consensus / "map.mrc"))
-    refuse_beyond_nyquist(options.resolution, store.pixel_size, particles)
-    finest = options.resolution or 1.5 * consensus_resolution(consensus / "fsc.csv")
-    resolution = max(finest, 2.0 * store.pixel_size)
-    if options.lowest_resolution is not None and options.lowest_resolution <= resolution:
-        raise InputError(
-            f"option lowest_resolution is {options.lowest_resolution:g} Å, but the finest compared is {resolution:.4g} "
-            "Å; the lowest must be a larger number"
+    ground = Ground(mixture, read_map(consensus / "map.mrc"), seeds, model)
+    members = memberships(sections, keys, ground)
+    resolution = finest_resolution(options, store, consensus / "fsc.csv")
+    with workers(options.device) as device:
+        band = particles_in_band(store, consensus, mixture, resolution, options)
+        network, study, rounds = prepare(band, ground, (sections, members), resolution, device, options)
+        say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {device}")
+        history = train(network, study, options, rounds, checkpoint)
+        latent, deviation = refine_all(network, study, encode_all(network, study), options)
+        loss = losses_at(network, study, latent)
+        if is_first():
+            save_model(out / "model.pt", network)
+            write_csv(out / "latent.csv", latent_table(band, study, latent, deviation, loss))
+            write_csv(out / "history.csv", history)
+            remove_checkpoint(checkpoint)
+        say(
+            f"heterogeneity: mean loss {float((loss - study.baseline).mean()):.2f} a particle against the neutral "
+            "mixture's"
         )
-    model, study = prepare(store, consensus, mixture, varies, resolution, options)
-    say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {study.device}")
-    history = train(model, study, options)
-    latent, deviation = refine_all(model, study, encode_all(model, study), options)
-    loss = losses_at(model, study, latent)
-    save_model(out / "model.pt", model)
-    write_csv(out / "latent.csv", latent_table(store, study, latent, deviation, loss))
-    write_csv(out / "history.csv", history)
-    say(
-        f"heterogeneity: mean loss {float((loss - study.baseline).mean()):.2f} a particle against the neutral mixture's"
-    )

@@ -70,14 +70,16 @@ def among(restraints: Restraints, rows: Int[Tensor, " chosen"], count: int) -> R
     )
 
 
-def distances(center: Float[Tensor, "gaussian 3"], bonds: Int[Tensor, "bond 2"]) -> Float[Tensor, " bond"]:
+def distances(center: Float[Tensor, "*batch gaussian 3"], bonds: Int[Tensor, "bond 2"]) -> Float[Tensor, "*batch bond"]:
     """Å between consecutive Gaussians."""
-    return torch.linalg.vector_norm(center[bonds[:, 0]] - center[bonds[:, 1]], dim=-1)
+    return torch.linalg.vector_norm(center[..., bonds[:, 0], :] - center[..., bonds[:, 1], :], dim=-1)
 
 
-def bond_angles(center: Float[Tensor, "gaussian 3"], angles: Int[Tensor, "angle 3"]) -> Float[Tensor, " angle"]:
+def bond_angles(
+    center: Float[Tensor, "*batch gaussian 3"], angles: Int[Tensor, "angle 3"]
+) -> Float[Tensor, "*batch angle"]:
     """Radians at the middle one of three; by the arc tangent, whose gradient is finite at straight angles too."""
-    before, after = (center[angles[:, place]] - center[angles[:, 1]] for place in (0, 2))
+    before, after = (center[..., angles[:, place], :] - center[..., angles[:, 1], :] for place in (0, 2))
     sine = torch.linalg.cross(before, after).square().sum(-1).clamp(min=1e-12).sqrt()
     return torch.atan2(sine, (before * after).sum(-1))
 
