@@ -46,6 +46,8 @@ class Table:
 
     def write(self, first: int, values: Shaped[Tensor, "row ..."]) -> None:
         """Put rows from row `first` on."""
+        if not self.row_bytes:
+            return
         data = memoryview(np.ascontiguousarray(values.cpu().numpy(), self.dtype)).cast("B")
         start = first * self.row_bytes
         while len(data):
