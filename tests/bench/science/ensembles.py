@@ -208,9 +208,7 @@ def composition(model: Path | None) -> Ensemble:
     absent = [np.zeros(len(molecule.center), bool), *molecule.arms, molecule.tip]
     amplitude = np.stack([molecule.weight * ~part for part in absent])
     share = np.array([0.4, 0.25, 0.2, 0.15])
-    return Ensemble(
-        np.repeat(molecule.center[None], 4, axis=0), amplitude, share, label=np.arange(4), separate=True
-    )
+    return Ensemble(np.repeat(molecule.center[None], 4, axis=0), amplitude, share, label=np.arange(4), separate=True)
 
 
 def null(model: Path | None) -> Ensemble:
@@ -269,6 +267,5 @@ def assembly(model: Path | None) -> Ensemble:
 
 
 SETS: dict[str, Callable[[Path | None], Ensemble]] = {
-    make.__name__: make
-    for make in (linear, ring, curves, swing, composition, turn, linker, assembly, tilt, null)
+    make.__name__: make for make in (linear, ring, curves, swing, composition, turn, linker, assembly, tilt, null)
 }

@@ -23,17 +23,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from ensembles import SETS  # noqa: E402
-from scoring import oracle_probability, scores  # noqa: E402
-from simulated import Simulation, simulate  # noqa: E402
+from ensembles import SETS
+from scoring import oracle_probability, scores
+from simulated import Simulation, simulate
 
-from gaussemble.analysis import latent as latent_stage  # noqa: E402
-from gaussemble.fit import heterogeneity as heterogeneity_stage  # noqa: E402
-from gaussemble.fit import neutral as neutral_stage  # noqa: E402
-from gaussemble.fit import seeds as seeds_stage  # noqa: E402
-from gaussemble.options import StageOptions  # noqa: E402
-from gaussemble.prepare import consensus as consensus_stage  # noqa: E402
-from gaussemble.prepare import particles as particles_stage  # noqa: E402
+from gaussemble.analysis import latent as latent_stage
+from gaussemble.fit import heterogeneity as heterogeneity_stage
+from gaussemble.fit import neutral as neutral_stage
+from gaussemble.fit import seeds as seeds_stage
+from gaussemble.options import StageOptions
+from gaussemble.prepare import consensus as consensus_stage
+from gaussemble.prepare import particles as particles_stage
 
 ROOT = Path(".bench/science")
 PARTICLES = {0.1: 5000, 0.01: 20_000}

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from ensembles import Ensemble
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ensembles import Ensemble
 from gaussemble.io.files import read_csv, read_npz, write_csv, written
 from gaussemble.io.mrc import write_map, write_stack
 from gaussemble.io.star import write_star

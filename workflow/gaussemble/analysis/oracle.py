@@ -99,9 +99,7 @@ def grey_scale(compared: Comparison, state: Int[Tensor, " image"]) -> float:
     return float(compared.matched.gather(1, chosen).sum() / compared.norm.gather(1, chosen).sum())
 
 
-def posterior(
-    compared: Comparison, scale: float, share: Float[Tensor, " state"]
-) -> Float[Tensor, "image state"]:
+def posterior(compared: Comparison, scale: float, share: Float[Tensor, " state"]) -> Float[Tensor, "image state"]:
     """`exp(-|X - g P|²/2)` times the states' shares, made to sum to 1."""
     return torch.softmax(scale * compared.matched - scale**2 / 2 * compared.norm + share.log(), dim=1)
 
