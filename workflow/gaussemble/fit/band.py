@@ -130,7 +130,7 @@ def open_band(
     blocks = list(store.blocks(BLOCK))
     for rows in blocks[share(len(blocks))]:
         particles, images = store.particles[rows], store.read(rows)
-        checksum += zlib.crc32(images.numpy(), rows.start)
+        checksum += zlib.crc32(images.numpy().data, rows.start)
         transform = crop_transform(to_fourier(images), box)
         transform = transform * shift_phases(particles.shift.float(), box, pixel_size).conj()
         transforms.write(rows.start, transform * whitening[particles.optics_group])

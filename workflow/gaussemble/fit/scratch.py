@@ -48,7 +48,7 @@ class Table:
         """Put rows from row `first` on."""
         if not self.row_bytes:
             return
-        data = memoryview(np.ascontiguousarray(values.cpu().numpy(), self.dtype)).cast("B")
+        data = np.ascontiguousarray(values.cpu().numpy(), self.dtype).data.cast("B")
         start = first * self.row_bytes
         while len(data):
             done = os.pwrite(self.handle, data, start)
@@ -83,7 +83,7 @@ class Table:
 
     def _read_into(self, values: np.ndarray, first: int) -> None:
         """Fill contiguous rows from row `first` on."""
-        data, start = memoryview(values).cast("B"), first * self.row_bytes
+        data, start = values.data.cast("B"), first * self.row_bytes
         while len(data):
             done = os.preadv(self.handle, [data], start)
             if done == 0:

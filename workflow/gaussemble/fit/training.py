@@ -16,7 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -24,48 +23,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from gaussemble.errors import InputError
-from gaussemble.fit import study as study_module
-from gaussemble.fit.band import Band
 from gaussemble.fit.checkpoints import fingerprint, leave, read_checkpoint, signals_noted, write_checkpoint
 from gaussemble.fit.distributed import combine, is_first, parallel, processes, rank, share
-from gaussemble.fit.losses import Loss
 from gaussemble.fit.rounds import Round
 from gaussemble.fit.study import (
     EVALUATION_BATCH,
     Portion,
+    Study,
     batches,
-    choose_held_out,
     cut,
-    make_study,
     shuffled,
     source,
 )
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
-
-__all__ = ["EVALUATION_BATCH", "choose_held_out", "make_study"]
-
-
-class Study(study_module.Study):
-    """The form of before, until nobody makes it."""
-
-    def __init__(self, band, inputs, held_out, baseline, coarse_baseline, loss, device):
-        table = study_module.make_table(len(band), inputs.shape[1:], np.float32)
-        table.write(0, inputs)
-        coarse = {2 * band.resolution: coarse_baseline}
-        super().__init__(band, table, held_out, {None: baseline} | coarse, loss, device)
-
-
-@torch.no_grad()
-def baselines(band: Band, neutral, loss: Loss, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The form of before, until nobody calls it."""
-    values = torch.zeros(2, len(band))
-    for rows, batch in band.batches(EVALUATION_BATCH, device):
-        for row, part in enumerate((batch, batch.coarser(0.5))):
-            values[row, rows] = loss(part, part.predict(neutral)).cpu()
-    values = combine(values)
-    return values[0], values[1]
 
 
 class TrainingOptions(StageOptions):
@@ -129,7 +101,7 @@ class Course:
 class Objective(nn.Module):
     """What training lowers, as the forward of a module, so that DistributedDataParallel can average its gradients."""
 
-    def __init__(self, model: DeformableMixture, study: study_module.Study, options: TrainingOptions):
+    def __init__(self, model: DeformableMixture, study: Study, options: TrainingOptions):
         super().__init__()
         self.model, self.study, self.options = model, study, options
 
@@ -154,9 +126,9 @@ class Objective(nn.Module):
 
 def train(
     model: DeformableMixture,
-    study: study_module.Study,
+    study: Study,
     options: TrainingOptions,
-    rounds: list[Round] | None = None,
+    rounds: list[Round],
     checkpoint: Path | None = None,
 ) -> pd.DataFrame:
     """The training loop; returns its history and leaves the best weights in the model.
@@ -175,7 +147,6 @@ def train(
     Raises:
         InputError: a loss or a gradient that is not finite, with the particle where it is one.
     """
-    rounds = rounds or default_rounds(options, study.band.resolution)
     torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
     rows = torch.nonzero(~study.held_out).flatten()
     plan = plan_epochs(rounds, steps_an_epoch(study, rows, options.batch))
@@ -236,13 +207,6 @@ def train(
     return pd.DataFrame(course.history)
 
 
-def default_rounds(options: TrainingOptions, resolution: float) -> list[Round]:
-    """The first epochs at half the resolution, the others in the whole band."""
-    coarse = options.coarse_epochs * options.epochs
-    both = [Round(epochs=coarse, resolution=2 * resolution), Round(epochs=options.epochs - coarse)]
-    return [each for each in both if each.epochs > 0]
-
-
 def plan_epochs(rounds: list[Round], steps: int) -> list[Epoch]:
     """The epochs of all rounds; `steps` is how many a whole one has, and a round's last may be a part of one."""
     plan: list[Epoch] = []
@@ -253,7 +217,7 @@ def plan_epochs(rounds: list[Round], steps: int) -> list[Epoch]:
     return plan
 
 
-def steps_an_epoch(study: study_module.Study, rows: Int[Tensor, " image"], size: int) -> int:
+def steps_an_epoch(study: Study, rows: Int[Tensor, " image"], size: int) -> int:
     """Batches of a pass over the rows.
 
     Raises:
@@ -343,13 +307,12 @@ def report(course: Course, plan: list[Epoch]) -> None:
     say(f"heterogeneity: {losses}, about {left:.0f} s left")
 
 
-def fingerprint_of(
-    model: DeformableMixture, study: study_module.Study, options: TrainingOptions, rounds: list[Round]
-) -> str:
+def fingerprint_of(model: DeformableMixture, study: Study, options: TrainingOptions, rounds: list[Round]) -> str:
     """A digest of all that decides a training's numbers, apart from the machine."""
     settings = options.model_dump(exclude={"device", "checkpoint_seconds"})
     neutral, band = model.neutral, study.band
     tensors = [neutral.center, neutral.amplitude, neutral.width, band.weight, study.held_out]
+    tensors += [each for each in model.buffers() if not each.is_floating_point()]  # which Gaussians vary
     known = band.particles
     tensors += [known.particle, known.rotation, known.shift, known.optics_group, *vars(known.ctf).values()]
     shape = (band.checksum, band.pixel_size, band.transforms.shape, study.gradients.shape, study.loss.__name__)
@@ -373,9 +336,7 @@ def reads_images(model: DeformableMixture) -> bool:
     return getattr(model.encoder, "reads_images", False)
 
 
-def seen_by(
-    model: DeformableMixture, study: study_module.Study, rows: Tensor, batch: Any = None
-) -> Float[Tensor, "image latent"]:
+def seen_by(model: DeformableMixture, study: Study, rows: Tensor, batch: Any = None) -> Float[Tensor, "image latent"]:
     """The encoder's latent vectors of some particles."""
     if batch is None and reads_images(model):
         batch = study.band.batch(rows, study.device)
@@ -383,9 +344,7 @@ def seen_by(
 
 
 @torch.no_grad()
-def held_out_loss(
-    model: DeformableMixture, study: study_module.Study, settings: Round, arrived: list[int]
-) -> tuple[float, int]:
+def held_out_loss(model: DeformableMixture, study: Study, settings: Round, arrived: list[int]) -> tuple[float, int]:
     """Mean loss of the held-out particles at the encoder's latents, relative to the neutral mixture's; NaN if none.
 
     With it the number of the signal that cut it short, or 0.
@@ -406,7 +365,7 @@ def held_out_loss(
 
 
 @torch.no_grad()
-def encode_all(model: DeformableMixture, study: study_module.Study) -> Float[Tensor, "image latent"]:
+def encode_all(model: DeformableMixture, study: Study) -> Float[Tensor, "image latent"]:
     """The encoder's latent vectors of all particles, on the CPU."""
     model.eval()
     latent = torch.zeros(len(study), model.latent_dim)
@@ -416,9 +375,7 @@ def encode_all(model: DeformableMixture, study: study_module.Study) -> Float[Ten
 
 
 @torch.no_grad()
-def losses_at(
-    model: DeformableMixture, study: study_module.Study, latent: Float[Tensor, "image latent"]
-) -> Float[Tensor, " image"]:
+def losses_at(model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"]) -> Float[Tensor, " image"]:
     """Loss of every particle at its latent vector."""
     values = torch.zeros(len(study))
     for rows, batch in study.passed("losses"):

@@ -1,0 +1,114 @@
+"""Processes that work together: their shares and sums, and the whole stage as torchrun starts it."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from gaussemble.errors import InputError
+from gaussemble.fit.devices import choose_device
+from gaussemble.fit.distributed import combine, from_first, is_first, parallel, processes, share, workers
+from gaussemble.io.files import write_csv
+from gaussemble.io.mixtures import write_mixture
+from gaussemble.io.mrc import write_map
+from gaussemble.physics.projection import mixture_to_map
+from gaussemble.quantities import Map
+from tiny import BOX, PIXEL, make_store, molecule, white_noise_power
+
+ROOT = Path(__file__).resolve().parents[2]
+NOISE = 0.1
+
+
+def test_alone_nothing_changes():
+    values, module = torch.randn(3), nn.Linear(2, 2)
+    with workers("cpu") as device:
+        assert device == torch.device("cpu")
+        assert (processes(), is_first(), share(7)) == (1, True, slice(0, 7))
+        assert combine(values) is values
+        assert parallel(module) is module
+        assert from_first("a path") == "a path"
+
+
+@pytest.mark.parametrize(("things", "workers_of_them"), [(0, 3), (2, 3), (64, 3), (1000, 7)])
+def test_shares_cover_everything_once_and_evenly(things, workers_of_them, monkeypatch):
+    from gaussemble.fit import distributed
+
+    monkeypatch.setattr(distributed, "processes", lambda: workers_of_them)
+    found = []
+    for number in range(workers_of_them):
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        found.append(list(range(things))[share(things)])
+    assert list(itertools.chain(*found)) == list(range(things))
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert choose_device("auto", 1) == torch.device("cuda", 1) == chosen[0]
+    assert choose_device("cpu", 1) == torch.device("cpu")
+    with pytest.raises(InputError, match=r"process 2 of torchrun found 2 GPU\(s\); start at most one process for each"):
+        choose_device("auto", 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Particles, consensus and neutral mixture as the earlier stages leave them."""
+    path = tmp_path_factory.mktemp("stages")
+    make_store(path / "particles", 300, NOISE, torch.Generator().manual_seed(0))
+    density = Map(mixture_to_map(molecule(), BOX, PIXEL), PIXEL)
+    write_map(path / "consensus/map.mrc", density)
+    write_mixture(path / "mixture.npz", molecule(), density)
+    frequency, power = np.arange(BOX // 2 + 1) / (BOX * PIXEL), white_noise_power(NOISE)
+    noise = [(group, ring, frequency[ring], float(power[group, ring])) for group in (0, 1) for ring in range(17)]
+    write_csv(path / "consensus/noise.csv", pd.DataFrame(noise, columns=["optics_group", "ring", "frequency", "power"]))
+    fsc = pd.DataFrame({"ring": range(17), "frequency": frequency, "resolution": 0.0, "fsc": 1.0, "fsc_masked": 1.0})
+    write_csv(path / "consensus/fsc.csv", fsc)
+    return path
+
+
+def run(folder: Path, out: Path, launcher: list[str], *options: str) -> subprocess.CompletedProcess:
+    """The stage as a user calls it."""
+    files = ["--particles", folder / "particles", "--consensus", folder / "consensus"]
+    files += ["--neutral", folder / "mixture.npz", "--out", out, "--checkpoint", out / "checkpoints" / "a.pt"]
+    settings = ["--epochs", "4", "--hidden", "32", "--latent-dim", "2", "--inputs", "12", "--resolution", "16"]
+    settings += ["--device", "cpu", "--batch", "32", "--checkpoint-seconds", "0", *options]
+    command = [sys.executable, "-m", *launcher, "gaussemble", "heterogeneity", *map(str, files), *settings]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+
+
+@pytest.mark.slow
+def test_torchrun_gives_what_one_process_gives(folder, tmp_path):
+    one, two = run(folder, tmp_path / "one", []), run(folder, tmp_path / "two", TORCHRUN)
+    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
+    for said in (one.stderr, two.stderr):
+        assert said.count("heterogeneity: epoch 4,") == 1  # the first process speaks
+    assert {each.name for each in (tmp_path / "two").iterdir()} == {"model.pt", "latent.csv", "history.csv"}
+    history, again = (pd.read_csv(tmp_path / name / "history.csv").drop(columns="seconds") for name in ("one", "two"))
+    # sums in another order, through 40 steps; the losses are some tens of nats
+    np.testing.assert_allclose(again, history, rtol=1e-3, atol=1e-2)
+    latent, again = (pd.read_csv(tmp_path / name / "latent.csv") for name in ("one", "two"))
+    assert latent["particle"].equals(again["particle"])
+    assert latent["held_out"].equals(again["held_out"])
+    assert np.abs(latent["z1"] - again["z1"]).max() < 0.05 * latent["z1"].std()
+
+
+@pytest.mark.slow
+def test_a_mistake_under_torchrun_is_said_and_ends_all(folder, tmp_path):
+    ended = run(folder, tmp_path / "out", TORCHRUN, "--batch", "1")
+    assert ended.returncode != 0
+    assert "batches of 1 particles cannot be shared by 2 processes; start fewer" in ended.stderr
+    assert not (tmp_path / "out" / "model.pt").exists()
