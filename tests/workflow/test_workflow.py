@@ -1,7 +1,9 @@
 """The workflow as a user meets it: dry runs, mistakes in the config, what reruns after a change."""
 
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from gaussemble.fit import heterogeneity
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
@@ -127,6 +131,54 @@ def test_the_files_of_other_programs_reach_every_split(tmp_path):
     assert all({"particles.star", "particles.cs", "indices.pkl"} <= {Path(name).name for name in each} for each in made)
 
 
+def varied(**values) -> dict:
+    """The demo's analysis with other values of its heterogeneity."""
+    return {"analyses": {"domains": {"heterogeneity": values}}}
+
+
+def test_a_list_of_decoders_reaches_the_stage_with_its_files(tmp_path):
+    for name in ("one mask.mrc", "two.mrc", "three.mrc"):
+        (tmp_path / name).touch()
+    arm = {"name": "arm", "kind": "rigid", "domains": [{"mask": "one mask.mrc"}, {"mask": "two.mrc"}]}
+    rest = {"name": "rest", "region": "three.mrc", "amplitude": False}
+    rounds = [{"decoders": ["arm"], "epochs": 4, "resolution": 30}, {"epochs": 6, "transition": "trainable"}]
+    config = changed(DEMO, **varied(decoders=[arm, rest], rounds=rounds))
+    done = snakemake("-n", "-p", "--cores", "2", "--configfile", saved(config, tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    commands = re.findall(r"python -m gaussemble heterogeneity .*", done.stdout + done.stderr)
+    assert len(commands) == 3
+    flags = dict(word.split("=", 1) for word in shlex.split(commands[0]) if "=" in word)
+    given = [json.loads(flags[f"--{key}"]) for key in ("decoders", "rounds")]
+    options = heterogeneity.Options.model_validate({"decoders": given[0], "rounds": given[1]})
+    assert options == heterogeneity.Options(decoders=[arm, rest], rounds=rounds)
+    assert options.decoders[0].domains[0].mask == Path("one mask.mrc")
+    assert "--seeds" not in shlex.split(commands[0])
+    for job in planned(config, tmp_path):
+        if job["rule"] == "heterogeneity":
+            read = {Path(name).name for name in files(job, "input")}
+            assert {"one mask.mrc", "two.mrc", "three.mrc"} <= read
+            assert not {"seeds.npz", "model.cif"} & read
+        if job["rule"] == "provenance":
+            assert {"one mask.mrc", "two.mrc", "three.mrc"} <= set(files(job, "input"))
+
+
+def test_the_seeds_are_read_where_atoms_are_selected_or_restrained(tmp_path):
+    def read(**values) -> list[set[str]]:
+        seeds = {"model": DEMO["seeds"]["model"]}
+        jobs = planned(changed(DEMO, seeds=seeds, **varied(**values)), tmp_path)
+        return [
+            {Path(name).name for name in files(job, "input")} & {"seeds.npz", "model.cif"}
+            for job in jobs
+            if job["rule"] == "heterogeneity"
+        ]
+
+    assert read() == [set()] * 3
+    assert read(restraint=1.0) == [{"seeds.npz"}] * 3
+    assert read(selection="A") == [{"seeds.npz", "model.cif"}] * 3
+    arm = {"name": "arm", "kind": "rigid", "domains": [{"selection": "A"}]}
+    assert read(decoders=[arm]) == [{"seeds.npz", "model.cif"}] * 3
+
+
 def test_a_star_file_has_no_subset_of_another_kind(demo_jobs):
     made = [Path(name).name for job in demo_jobs if job["rule"] == "particles" for name in files(job, "output")]
     assert set(made) == {"particles.star", "images.npy", "particles.npz", "report.json"}
@@ -138,6 +190,8 @@ def test_slurm_profile_plans_the_same_jobs(tmp_path, demo_jobs):
 
 
 LATENT = "analyses.domains.latent"
+VARY = "analyses.domains.heterogeneity"
+RIGID = {"name": "a", "kind": "rigid", "domains": [{"selection": "A"}]}
 MISTAKES = {
     "misspelt key": ({"neutral": {"resolutoin": 8}}, ["neutral.resolutoin", "did you mean resolution?"]),
     "misspelt section": ({"neutrl": {}}, ["neutrl", "did you mean neutral?"]),
@@ -175,6 +229,52 @@ MISTAKES = {
     "nothing may vary": (
         {"analyses": {"domains": {"heterogeneity": {"position": False, "amplitude": False}}}},
         ["analyses.domains.heterogeneity", "nothing may vary"],
+    ),
+    "unknown kind in a list": (
+        varied(decoders=[{"name": "a"}, {"name": "b", "kind": "rigit"}]),
+        [f"{VARY}.decoders.1.kind", "'rigit'", "did you mean rigid?"],
+    ),
+    "misspelt key in a list": (
+        varied(decoders=[{"name": "a", "anchor": 3}]),
+        [f"{VARY}.decoders.0.anchor", "did you mean anchors?"],
+    ),
+    "a decoder without a name": (varied(decoders=[{"kind": "dense"}]), [f"{VARY}.decoders.0.name", "must be given"]),
+    "no list": (varied(decoders={"name": "a"}), [f"{VARY}.decoders", "expected a list"]),
+    "two decoders of one name": (varied(decoders=[{"name": "a"}, {"name": "a"}]), [f"{VARY}.decoders.1.name", "a is"]),
+    "rigid without domains": (varied(decoders=[{"name": "a", "kind": "rigid"}]), [f"{VARY}.decoders.0.domains"]),
+    "rigid that fades": (varied(decoders=[RIGID | {"amplitude": True}]), [f"{VARY}.decoders.0.amplitude", "rigid"]),
+    "a domain that is nowhere": (
+        varied(decoders=[RIGID | {"domains": [{}]}]),
+        [f"{VARY}.decoders.0.domains.0", "neither", "mask"],
+    ),
+    "a decoder that varies nothing": (
+        varied(decoders=[{"name": "a", "position": False, "amplitude": False}]),
+        [f"{VARY}.decoders.0.position", "off"],
+    ),
+    "a round of nobody": (
+        varied(decoders=[RIGID], rounds=[{"decoders": ["b"], "epochs": 1}]),
+        [f"{VARY}.rounds.0.decoders", "no decoder is called b", "a"],
+    ),
+    "a last round that leaves one out": (
+        varied(decoders=[RIGID, {"name": "b"}], rounds=[{"epochs": 1}, {"decoders": ["b"], "epochs": 1}]),
+        [f"{VARY}.rounds.1.decoders", "leaves out a"],
+    ),
+    "a round finer than all": (
+        varied(resolution=12, rounds=[{"epochs": 1, "resolution": 8}]),
+        [f"{VARY}.rounds.0.resolution", "8", "12"],
+    ),
+    "atoms without a model": (
+        {"seeds": {}} | varied(decoders=[RIGID]),
+        [f"{VARY}.decoders.0.domains.0.selection", "seeds.model"],
+    ),
+    "restraints without a model": ({"seeds": {}} | varied(restraint=1), [f"{VARY}.restraint", "seeds.model"]),
+    "restraints without residues": (
+        varied(decoders=[{"name": "a", "restraint": 2}]),
+        [f"{VARY}.decoders.0.restraint", "seeds.count, 256"],
+    ),
+    "missing mask in a list": (
+        varied(decoders=[{"name": "a", "region": "nowhere.mrc"}]),
+        [f"{VARY}.decoders.0.region", "no such file"],
     ),
     "empty band": (
         {"analyses": {"domains": {"heterogeneity": {"resolution": 20, "lowest_resolution": 10}}}},

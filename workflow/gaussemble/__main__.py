@@ -9,6 +9,7 @@ import difflib
 import errno
 import importlib
 import inspect
+import json
 import os
 import signal
 import sys
@@ -150,12 +151,15 @@ def add_file(parser: argparse.ArgumentParser, parameter: inspect.Parameter) -> N
 def add_option(group: argparse._ArgumentGroup, name: str, field: FieldInfo) -> None:
     """A flag for a field of the Options; its value stays text, for pydantic to read."""
     kind, optional = without_none(field.annotation)
-    default = "none" if field.default is None else field.default
+    default = "none" if field.default is None else "[]" if field.default == () else field.default
     text = f"{field.description or ''} (default: {default})".replace("%", "%%")
     if kind is bool:
         group.add_argument(flag(name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         return
-    words = [str(choice) for choice in get_args(kind)] if get_origin(kind) is Literal else [kind.__name__.upper()]
+    if get_origin(kind) is Literal:
+        words = [str(choice) for choice in get_args(kind)]
+    else:
+        words = ["JSON" if get_origin(kind) is tuple else kind.__name__.upper()]
     metavar = "|".join([*words, "none"] if optional else words)
     group.add_argument(flag(name), metavar=metavar, default=argparse.SUPPRESS, help=text)
 
@@ -167,18 +171,23 @@ def arguments_of(function: Callable[..., Any], parsed: argparse.Namespace) -> di
     for name, parameter in inspect.signature(function).parameters.items():
         if is_options(parameter.annotation):
             fields = parameter.annotation.model_fields
-            values = {key: read_value(given[key], fields[key].annotation) for key in fields if key in given}
+            values = {key: read_value(key, given[key], fields[key].annotation) for key in fields if key in given}
             arguments[name] = parameter.annotation.model_validate(values)
         elif name in given:
             arguments[name] = given[name]
     return arguments
 
 
-def read_value(text: str | bool, annotation: Any) -> Any:
-    """`none` where None is allowed; a choice that is no text; else the text itself."""
+def read_value(name: str, text: str | bool, annotation: Any) -> Any:
+    """`none` where None is allowed; a list from JSON; a choice that is no text; else the text itself."""
     kind, optional = without_none(annotation)
     if optional and text == "none":
         return None
+    if get_origin(kind) is tuple:
+        try:
+            return json.loads(str(text))
+        except ValueError as error:
+            raise InputError(f"{flag(name)}: expected a list as JSON, found {text!r} ({error})") from error
     choices = {str(choice): choice for choice in get_args(kind)} if get_origin(kind) is Literal else {}
     return choices.get(str(text), text)
 

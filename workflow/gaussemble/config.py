@@ -5,6 +5,7 @@ docs/config.md. Both are committed, and a test compares them with the classes.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,8 @@ def plain(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]
     if choices:
         return optional(schema, plain(choices[0], definitions))
     result = {key: value for key, value in schema.items() if key != "title"}
+    if "items" in schema:
+        result["items"] = plain(schema["items"], definitions)
     if "properties" in schema:
         result["properties"] = {name: plain(each, definitions) for name, each in schema["properties"].items()}
         for each in result["properties"].values():
@@ -196,6 +199,7 @@ def reference_text() -> str:
     analysis = properties["analyses"]["additionalProperties"]["properties"]
     sections = {name: each for name, each in properties.items() if "properties" in each}
     sections |= {f"analyses.NAME.{name}": each for name, each in analysis.items()}
+    sections = dict(pair for name, each in sections.items() for pair in with_lists(name, each))
     single = {name: each for name, each in properties.items() if "properties" not in each}
     parts = [
         "# Config reference",
@@ -208,6 +212,14 @@ def reference_text() -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def with_lists(name: str, section: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A section, and after it those that stand in lists in it, by their dotted names."""
+    yield name, section
+    for key, each in section["properties"].items():
+        if "properties" in each.get("items", {}):
+            yield from with_lists(f"{name}.{key}.N", each["items"])
 
 
 def option_table(properties: dict[str, Any]) -> str:
@@ -228,6 +240,8 @@ def type_words(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{json.dumps(choice).strip(chr(34))}`" for choice in schema["enum"])
     words = schema.get("const") or schema["type"]
     text = " or ".join(words) if isinstance(words, list) else str(words)
+    if "items" in schema:
+        text = text.replace("array", f"list of {type_words(schema['items'])}s")
     return text.replace("string", "path") if schema.get("format") == "path" else text.replace("object", "section")
 
 

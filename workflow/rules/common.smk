@@ -6,6 +6,7 @@ Nothing here imports the package or torch: this is read again in every job of a 
 import ast
 import functools
 import hashlib
+import json
 import os
 import shlex
 import sys
@@ -46,6 +47,8 @@ def spell(key, value):
     flag = key.replace("_", "-")
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
+    if isinstance(value, list):
+        return f"--{flag}={shlex.quote(json.dumps(value))}"
     return f"--{flag}={shlex.quote('none' if value is None else str(value))}"
 
 
@@ -55,6 +58,26 @@ def given(stage, key, split=None):
     def file(wildcards):
         path = settings(stage, wildcards)[key]
         return path if path and split in (None, wildcards.get("split")) else []
+
+    return file
+
+
+def given_in_lists(stage):
+    """A function for input: the files that are named by sections in lists."""
+
+    def files(wildcards):
+        _, *nested = with_lists("", settings(stage, wildcards), schema_of(stage))
+        return [path for _, path, kind in paths(nested) if kind == "file"]
+
+    return files
+
+
+def when_asked(path, *kinds):
+    """A function for input: a file of the stage seeds, where the heterogeneity's regions or restraints need it."""
+
+    def file(wildcards):
+        keys = CONSISTENCY["model_keys"](settings("heterogeneity", wildcards))
+        return path if any(keys[kind] for kind in kinds) else []
 
     return file
 

@@ -7,6 +7,7 @@ import difflib
 import json
 import math
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from snakemake.utils import validate
 
 ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 SCHEMA = json.loads((ROOT / "config/schema.json").read_text())
+CONSISTENCY = runpy.run_path(
+    str(ROOT / "workflow/gaussemble/fit/consistency.py")
+)  # which imports nothing
 
 
 def stop(key, problem):
@@ -62,6 +66,7 @@ def expectation(error):
     words = " or ".join(types if isinstance(types, list) else [types])
     hint = " (YAML wants 1.0e-3, not 1e-3)" if isinstance(error.instance, str) else ""
     text = words.replace("object", "a section with keys").replace("string", "text")
+    text = text.replace("array", "a list (lines that begin with -)")
     return f"expected {text}{hint if 'number' in words else ''}"
 
 
@@ -110,17 +115,10 @@ def check_together():
                 f"{here}.latent.lower",
                 f"found {latent['lower']}; expected less than upper, {latent['upper']}",
             )
-        if not (vary["position"] or vary["amplitude"] or vary["width"]):
-            stop(
-                f"{here}.heterogeneity",
-                "position, amplitude and width are all false: nothing may vary; set one true",
-            )
-        finest, coarsest = vary["resolution"], vary["lowest_resolution"]
-        if finest and coarsest and coarsest <= finest:
-            stop(
-                f"{here}.heterogeneity.lowest_resolution",
-                f"found {coarsest}; expected more than resolution, {finest}",
-            )
+        for key, problem in CONSISTENCY["problems"](vary):
+            stop(f"{here}.heterogeneity.{key}", problem)
+        for kind, keys in CONSISTENCY["model_keys"](vary).items():
+            check_seeds(kind, [f"{here}.heterogeneity.{key}" for key in keys])
     expand, symmetry = config["particles"]["expand"], config["consensus"]["symmetry"]
     if expand.upper() != "C1" and symmetry.upper() != "C1":
         stop(
@@ -140,6 +138,22 @@ def check_together():
             "particles.box",
             f"found {config['particles']['box']}; expected at most the images' box, simulate.box, {config['simulate']['box']}",
         )
+
+
+def check_seeds(kind, keys):
+    """Stop at keys that need what the stage seeds will not have: a model, or its residues in their order."""
+    seeds = config["seeds"]
+    for key in keys:
+        if not seeds["model"]:
+            stop(
+                key,
+                "needs an atomic model, but seeds.model names none; give one, or leave this out",
+            )
+        if kind == "restraint" and seeds["count"]:
+            stop(
+                key,
+                f"needs a Gaussian for each residue, but seeds.count, {seeds['count']}, joins them; leave one out",
+            )
 
 
 def check_results():
@@ -167,10 +181,20 @@ def sections():
     """Every section that holds options, as (dotted key, its values, its schema)."""
     for name, schema in SCHEMA["properties"].items():
         if "properties" in schema and name in config:
-            yield name, config[name], schema["properties"]
+            yield from with_lists(name, config[name], schema["properties"])
     for analysis, stages in config["analyses"].items():
         for stage, values in stages.items():
-            yield f"analyses.{analysis}.{stage}", values, schema_of(stage)
+            key = f"analyses.{analysis}.{stage}"
+            yield from with_lists(key, values, schema_of(stage))
+
+
+def with_lists(section, values, schema):
+    """A section, and after it those that stand in lists in it."""
+    yield section, values, schema
+    for key, each in schema.items():
+        properties = each.get("items", {}).get("properties")
+        for number, item in enumerate(values[key] if properties else []):
+            yield from with_lists(f"{section}.{key}.{number}", item, properties)
 
 
 def schema_of(stage):
@@ -184,9 +208,9 @@ def kind_of(schema):
     return {"path": "file", "folder": "folder"}.get(schema.get("format"))
 
 
-def paths():
-    """Every path that the config gives, as (dotted key, path, kind)."""
-    for section, values, schema in sections():
+def paths(found=None):
+    """Every path that the config gives, or some sections of it, as (dotted key, path, kind)."""
+    for section, values, schema in sections() if found is None else found:
         for key, each in schema.items():
             if kind_of(each) and values[key]:
                 yield f"{section}.{key}", values[key], kind_of(each)

@@ -1,6 +1,7 @@
 """How each particle of a split deforms the neutral mixture.
 
-REQUIRES  results/{dataset}/{split}/  particles/ consensus/ neutral/; the region's mask, if the config names one
+REQUIRES  results/{dataset}/{split}/  particles/ consensus/ neutral/; the masks that the config names;
+          seeds/, if regions are selections of atoms or geometry is restrained
 PROVIDES  results/{dataset}/{split}/{analysis}/heterogeneity/  model.pt latent.csv history.csv
 """
 
@@ -15,6 +16,11 @@ rule heterogeneity:
         noise="results/{dataset}/{split}/consensus/noise.csv",
         neutral="results/{dataset}/{split}/neutral/mixture.npz",
         region=given("heterogeneity", "region"),
+        masks=given_in_lists("heterogeneity"),
+        seeds=when_asked(
+            "results/{dataset}/{split}/seeds/seeds.npz", "selection", "restraint"
+        ),
+        model=when_asked("results/{dataset}/{split}/seeds/model.cif", "selection"),
     output:
         model="results/{dataset}/{split}/{analysis}/heterogeneity/model.pt",
         latent="results/{dataset}/{split}/{analysis}/heterogeneity/latent.csv",
@@ -31,13 +37,14 @@ rule heterogeneity:
         mem_mb=16000,
         runtime=1440,
     params:
-        region=optional("region"),
+        files=optional("region", "seeds", "model"),
         options=flags("heterogeneity"),
         code=digest("gaussemble.fit.heterogeneity"),
     shell:
         "python -m gaussemble heterogeneity"
         " --particles results/{wildcards.dataset}/{wildcards.split}/particles"
         " --consensus results/{wildcards.dataset}/{wildcards.split}/consensus"
-        " --neutral {input.neutral:q} {params.region}"
+        " --neutral {input.neutral:q} {params.files}"
         " --out results/{wildcards.dataset}/{wildcards.split}/{wildcards.analysis}/heterogeneity"
+        " --checkpoint results/{wildcards.dataset}/{wildcards.split}/{wildcards.analysis}/checkpoints/heterogeneity.pt"
         " {params.options} 2>&1 | tee {log:q} >&2"

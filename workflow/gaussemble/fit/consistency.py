@@ -26,15 +26,15 @@ def resolutions(values):
 
 
 def model_keys(values):
-    """The keys that need the seeds' atomic model (`selection`), and those that need its chains too (`restraint`)."""
+    """The keys that need the seeds' atomic model: `selection`, for its atoms; `restraint`, for seeds in chains."""
     sections = [("", values)] + [(f"decoders.{number}.", each) for number, each in enumerate(values["decoders"])]
-    selections, restraints = [], []
+    found = {"selection": [], "restraint": []}
     for prefix, section in sections:
         places = [(prefix, section)]
         places += [(f"{prefix}domains.{number}.", each) for number, each in enumerate(section["domains"])]
-        selections += [f"{place}selection" for place, each in places if each["selection"]]
-        restraints += [f"{prefix}restraint"] * bool(section["restraint"])
-    return selections, restraints
+        found["selection"] += [f"{place}selection" for place, each in places if each["selection"]]
+        found["restraint"] += [f"{prefix}restraint"] * bool(section["restraint"])
+    return found
 
 
 def inherited(section, values):

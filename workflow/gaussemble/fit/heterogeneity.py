@@ -118,9 +118,9 @@ class Options(TrainingOptions):
     device: DeviceName = Field(default="auto", description="Where to train: auto takes a GPU when there is one.")
 
 
-def refuse_problems(options: Options) -> None:
+def refuse_problems(options: Options, region: Path | None) -> None:
     """Raise InputError for what the options may not say together."""
-    for key, problem in problems(options.model_dump()):
+    for key, problem in problems(options.model_dump() | {"region": region}):
         raise InputError(f"option {key}: {problem}")
 
 
@@ -311,7 +311,7 @@ def heterogeneity(
             stage ends well.
         options: see `Options`.
     """
-    refuse_problems(options)
+    refuse_problems(options, region)
     sections, keys = decoder_sections(options, region)
     store, mixture = open_store(particles), read_mixture(neutral)
     fewest = options.latent_dim + 2
