@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gaussemble.errors import InputError
-from gaussemble.fit.band import Band, open_band, particle_scales, ring_gain
+from gaussemble.fit.band import Band, Batch, open_band, particle_scales, ring_gain
 from gaussemble.fit.checkpoints import remove_checkpoint
 from gaussemble.fit.consistency import problems, resolutions
 from gaussemble.fit.devices import DeviceName
@@ -25,7 +25,7 @@ from gaussemble.fit.gradients import COLUMNS, gradient_inputs, make_pooling
 from gaussemble.fit.losses import LOSSES, LossName
 from gaussemble.fit.neutral import consensus_resolution
 from gaussemble.fit.penalties import make_penalties
-from gaussemble.fit.posterior import refine
+from gaussemble.fit.posterior import Posterior, Prior, refine, unit_prior
 from gaussemble.fit.regions import Ground, memberships
 from gaussemble.fit.rounds import Round, default_rounds, given_rounds
 from gaussemble.fit.sections import DecoderOptions, DomainOptions, RoundOptions
@@ -35,12 +35,15 @@ from gaussemble.io.files import read_csv, write_csv
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map
 from gaussemble.io.store import ImageStore, open_store
-from gaussemble.model.decoders import DecoderDesign, DecoderKind
+from gaussemble.model.decoders import DecoderDesign, DecoderKind, Vectors
+from gaussemble.model.encoders import EncoderDesign, EncoderKind, sampling_points
 from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model, save_model
 from gaussemble.progress import say
 from gaussemble.quantities import Mixture
 
-INHERITED = ("position", "amplitude", "width", "anchors", "embedding", "layers", "dropout", "restraint", "rigidity")
+INHERITED = ("position", "amplitude", "width", "anchors", "embedding", "vectors", "layers", "dropout", "restraint")
+INHERITED += ("rigidity",)
+SAMPLE = 20_000  # particles whose principal components the encoder starts at
 SHARE_OF_FEATURES = 4  # a network that runs once for each Gaussian has a quarter of the others' units
 
 
@@ -61,10 +64,15 @@ class Options(TrainingOptions):
         default=False,
         description="Estimate each particle's contrast against the neutral mixture, for ice and doses that vary.",
     )
+    encoder: EncoderKind = Field(
+        default="gradient",
+        description="What the encoder reads: gradients at the neutral mixture, images brought into the molecule's "
+        "frame, or both.",
+    )
     decoder: DecoderKind = Field(
         default="dense",
         description="Outputs for each Gaussian; for anchors that drive them; for rigid domains; or by one network that "
-        "reads a vector learned for each Gaussian.",
+        "reads a vector of each Gaussian.",
     )
     selection: str | None = Field(
         default=None,
@@ -75,7 +83,12 @@ class Options(TrainingOptions):
     domains: tuple[DomainOptions, ...] = Field(default=(), description="Domains of a rigid decoder.")
     anchors: int = Field(default=64, ge=1, description="Anchors of the hierarchical decoder.")
     embedding: int = Field(
-        default=32, ge=1, description="Length of the vector that the features decoder learns for each Gaussian."
+        default=32, ge=1, description="Length of the vector that the features decoder has for each Gaussian."
+    )
+    vectors: Vectors = Field(
+        default="learned",
+        description="The features decoder's vectors: learned for each Gaussian, or encoded from its position, "
+        "amplitude and width by a second encoder.",
     )
     inputs: int = Field(
         default=64, ge=1, description="Groups of Gaussians over which the encoder's gradients are pooled."
@@ -159,6 +172,7 @@ def decoder_design(section: DecoderOptions, member: Tensor, resolution: float) -
         anchors=min(section.anchors or 0, gaussians) if section.kind == "hierarchical" else 0,
         domains=len(section.domains),
         embedding=(section.embedding or 0) if section.kind == "features" else 0,
+        vectors=section.vectors or "learned",
         **{name: getattr(section, name) for name in shared},
     )
 
@@ -194,15 +208,15 @@ def finest_resolution(options: Options, store: ImageStore, curve: Path) -> float
 
 
 def refine_all(
-    model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"], options: Options
-) -> tuple[Tensor, Tensor]:
-    """Refined latents and posterior standard deviations of all particles."""
-    refined, deviation = torch.zeros_like(latent), torch.zeros_like(latent)
+    model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"], prior: Prior, steps: int
+) -> Posterior:
+    """Every particle's latent vector, refined, and its uncertainty."""
+    refined = torch.zeros_like(latent)
+    covariance = latent.new_zeros(*latent.shape, latent.shape[1])
     for rows, batch in study.passed("latents"):
-        start = latent[rows].to(study.device)
-        ends = refine(model, batch, start, max(options.prior, 1e-6), options.refine_steps)
-        refined[rows], deviation[rows] = (end.cpu() for end in ends)
-    return combine(refined), combine(deviation)
+        found = refine(model, batch, latent[rows].to(study.device), prior.to(study.device), steps).to("cpu")
+        refined[rows], covariance[rows] = found.latent, found.covariance
+    return Posterior(combine(refined), combine(covariance))
 
 
 def read_noise(path: Path, store: ImageStore) -> Float[Tensor, "group ring"]:
@@ -234,6 +248,22 @@ def particles_in_band(
     return band
 
 
+def no_inputs(batch: Batch) -> Float[Tensor, "image input"]:
+    """What an encoder that reads images alone sees of the gradients."""
+    return batch.transfer.new_zeros(len(batch), 0)
+
+
+def encoder_design(
+    options: Options, center: Float[Tensor, "chosen 3"], inputs: int, resolution: float
+) -> tuple[Float[Tensor, "point 3"], EncoderDesign]:
+    """Places (Å) where the encoder samples images, round the Gaussians that vary, and what it is made of."""
+    kind, points, spacing = options.encoder, center[:0], resolution
+    if kind != "gradient":
+        points, spacing = sampling_points(center, resolution)
+    sizes = (options.hidden, options.layers, options.dropout)
+    return points, EncoderDesign(kind, inputs if kind != "image" else 0, len(points), spacing, *sizes)
+
+
 def prepare(
     band: Band,
     ground: Ground,
@@ -257,30 +287,31 @@ def prepare(
     variables = [name for name in COLUMNS if any(getattr(each, name) for each in sections)]
     pooling = make_pooling(neutral, varies, options.inputs, variables, options.seed)
     on_device = neutral.to(device)
-    seen = partial(gradient_inputs, neutral=on_device, loss=loss, pooling=pooling, length=resolution)
+    gradients = partial(gradient_inputs, neutral=on_device, loss=loss, pooling=pooling, length=resolution)
+    seen = gradients if options.encoder != "image" else no_inputs
     held_out = choose_held_out(band.particles.particle, options.held_out, options.seed)
     rounds = make_rounds(options, sections, band.resolution)
     study = make_study(band, loss, on_device, seen, {each.resolution for each in rounds}, held_out)
+    points, encoder = encoder_design(options, neutral.center[varies], pooling.inputs, resolution)
     design = Design(
         gaussians=len(neutral),
-        inputs=pooling.inputs,
+        latent_dim=options.latent_dim,
         field=band.box * band.pixel_size,
+        encoder=encoder,
         decoders=tuple(decoder_design(*each, resolution) for each in zip(sections, members, strict=True)),
-        **options.model_dump(include={"latent_dim", "hidden", "layers", "dropout"}),
     )
-    model = build_model(design, neutral, members, options.seed)
+    model = build_model(design, neutral, members, options.seed, points)
     model.penalties = make_penalties(sections, members, ground, options.wander)
     model = model.to(device)
-    model.encoder.start_at_components(study.sample(20_000))
+    model.encoder.start_at_components(study.sampled_evidence(SAMPLE, encoder.reads_images))
     return model, study, rounds
 
 
-def latent_table(band: Band, study: Study, latent: Tensor, deviation: Tensor, loss: Tensor) -> pd.DataFrame:
+def latent_table(study: Study, posterior: Posterior, loss: Float[Tensor, " image"]) -> pd.DataFrame:
     """Columns particle, z1.., sd1.., loss (relative to the neutral mixture's), held_out."""
-    numbers = range(1, latent.shape[1] + 1)
-    columns = {"particle": band.particles.particle}
-    columns |= {f"z{number}": latent[:, number - 1] for number in numbers}
-    columns |= {f"sd{number}": deviation[:, number - 1] for number in numbers}
+    columns = {"particle": study.band.particles.particle}
+    for name, values in (("z", posterior.latent), ("sd", posterior.deviation)):
+        columns |= {f"{name}{number}": column for number, column in enumerate(values.unbind(1), start=1)}
     columns |= {"loss": loss - study.baseline, "held_out": study.held_out.int()}
     return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
@@ -325,11 +356,12 @@ def heterogeneity(
         network, study, rounds = prepare(band, ground, (sections, members), resolution, device, options)
         say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {device}")
         history = train(network, study, options, rounds, checkpoint)
-        latent, deviation = refine_all(network, study, encode_all(network, study), options)
-        loss = losses_at(network, study, latent)
+        prior = unit_prior(options.latent_dim, options.prior)
+        posterior = refine_all(network, study, encode_all(network, study), prior, options.refine_steps)
+        loss = losses_at(network, study, posterior.latent)
         if is_first():
             save_model(out / "model.pt", network)
-            write_csv(out / "latent.csv", latent_table(band, study, latent, deviation, loss))
+            write_csv(out / "latent.csv", latent_table(study, posterior, loss))
             write_csv(out / "history.csv", history)
             remove_checkpoint(checkpoint)
         say(

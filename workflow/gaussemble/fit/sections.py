@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from gaussemble.model.decoders import DecoderKind
+from gaussemble.model.decoders import DecoderKind, Vectors
 from gaussemble.model.heterogeneity import Transition
 from gaussemble.options import StageOptions
 
@@ -29,7 +29,7 @@ class DecoderOptions(StageOptions):
     kind: DecoderKind = Field(
         default="dense",
         description="Outputs for each Gaussian; for anchors that drive them; for rigid domains; or by one network that "
-        "reads a vector learned for each Gaussian.",
+        "reads a vector of each Gaussian.",
     )
     region: Path | None = Field(default=None, description="Mask of the Gaussians that this decoder changes.")
     selection: str | None = Field(
@@ -40,7 +40,8 @@ class DecoderOptions(StageOptions):
     amplitude: bool | None = Field(default=None, description="Gaussians may appear and disappear (never if rigid).")
     width: bool | None = Field(default=None, description="Gaussians may sharpen and blur (never if rigid).")
     anchors: int | None = Field(default=None, ge=1, description="Anchors of a hierarchical decoder.")
-    embedding: int | None = Field(default=None, ge=1, description="Length of the vector learned for each Gaussian.")
+    embedding: int | None = Field(default=None, ge=1, description="Length of a features decoder's vectors.")
+    vectors: Vectors | None = Field(default=None, description="Learned for each Gaussian, or encoded from what it is.")
     hidden: int | None = Field(default=None, ge=1, description="Units of each hidden layer.")
     layers: int | None = Field(default=None, ge=1, description="Hidden layers.")
     dropout: float | None = Field(default=None, ge=0, lt=1, description="Dropout before the output layer.")

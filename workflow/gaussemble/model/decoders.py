@@ -3,8 +3,9 @@
 `dense` gives each Gaussian its own output. `hierarchical` gives outputs to a few anchors, which drive the Gaussians
 through a transition matrix exp(-50 D²) (Chen, Toader & Lederman 2023), here with rows normalised to 1 so that a
 Gaussian far from every anchor follows its nearest ones instead of standing still; the matrix may be trained later.
-`features` is one network for all Gaussians, which reads the latent vector and a vector that it learns for each
-Gaussian (GaussianEM, CryoSPIRE). `rigid` moves domains as bodies (`model.rigid`).
+`features` is one network for all Gaussians, which reads the latent vector and a vector of each Gaussian: learned for
+each (CryoSPIRE), or from a second encoder that sees what the Gaussian is (GaussianEM). `rigid` moves domains as bodies
+(`model.rigid`).
 
 Outputs are dimensionless; a `Decoder` turns those for positions into Å. Outputs of several decoders are summed.
 """
@@ -19,11 +20,13 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gaussemble.model.encoders import GaussianEncoder
 from gaussemble.model.networks import Perceptron
 from gaussemble.model.rigid import RigidDecoder
 from gaussemble.quantities import Mixture
 
 DecoderKind = Literal["dense", "hierarchical", "rigid", "features"]
+Vectors = Literal["learned", "encoded"]
 REACH = 0.1  # of the field of view: exp(-50 D²) is a Gaussian of this standard deviation
 
 
@@ -43,7 +46,8 @@ class DecoderDesign:
     dropout: float
     anchors: int = 0  # hierarchical: how many
     domains: int = 0  # rigid: how many
-    embedding: int = 0  # features: length of a Gaussian's learned vector
+    embedding: int = 0  # features: length of a Gaussian's vector
+    vectors: Vectors = "learned"  # features
 
     @property
     def channels(self) -> int:
@@ -116,30 +120,49 @@ class HierarchicalDecoder(nn.Module):
         return self.transition @ self.anchors(latent)
 
 
+class LearnedVectors(nn.Module):
+    """A vector for each Gaussian, a parameter itself; where the Gaussian is, at first."""
+
+    def __init__(self, gaussians: int, embedding: int):
+        super().__init__()
+        self.values = nn.Parameter(torch.zeros(gaussians, embedding))
+
+    @torch.no_grad()
+    def start_at(self, region: Mixture, field: float, seed: int) -> None:
+        """Waves at the Gaussians' places."""
+        self.values.copy_(embedded_positions(region.center, self.values.shape[1], field, seed))
+
+    def forward(self) -> Float[Tensor, "gaussian embedding"]:
+        """The vectors."""
+        return self.values
+
+
 class FeatureDecoder(nn.Module):
-    """One perceptron for all Gaussians, of the latent vector and of each Gaussian's own learned vector.
+    """One perceptron for all Gaussians, of the latent vector and of each Gaussian's own vector.
 
     The first layer is a sum of a part that depends on the image and one that depends on the Gaussian, so each is
     computed once.
     """
 
-    def __init__(
-        self, latent_dim: int, gaussians: int, embedding: int, channels: int, hidden: int, layers: int, dropout: float
-    ):
+    def __init__(self, latent_dim: int, design: DecoderDesign):
         super().__init__()
-        self.embedding = nn.Parameter(torch.zeros(gaussians, embedding))
+        encoded, hidden = design.vectors == "encoded", design.hidden
+        vectors = GaussianEncoder if encoded else LearnedVectors
+        self.vectors = vectors(design.gaussians, design.embedding)
         self.of_latent = nn.Linear(latent_dim, hidden)
-        self.of_embedding = nn.Linear(embedding, hidden, bias=False)
-        self.network = Perceptron(hidden, channels, hidden, layers - 1, dropout).start_at_zero()
+        self.of_vector = nn.Linear(design.embedding, hidden, bias=False)
+        self.network = Perceptron(hidden, design.channels, hidden, design.layers - 1, design.dropout).start_at_zero()
 
-    @torch.no_grad()
     def start_at(self, region: Mixture, field: float, seed: int) -> None:
-        """Learned vectors that say where the Gaussians are."""
-        self.embedding.copy_(embedded_positions(region.center, self.embedding.shape[1], field, seed))
+        """Vectors that say where the Gaussians are, or what."""
+        if isinstance(self.vectors, GaussianEncoder):
+            self.vectors.start_at(region)
+        else:
+            self.vectors.start_at(region, field, seed)
 
     def forward(self, latent: Float[Tensor, "image latent"]) -> Float[Tensor, "image gaussian channel"]:
         """Changes of every Gaussian for each latent vector, dimensionless."""
-        both = self.of_latent(latent)[:, None] + self.of_embedding(self.embedding)
+        both = self.of_latent(latent)[:, None] + self.of_vector(self.vectors())
         return self.network(functional.silu(both))
 
 
@@ -152,7 +175,7 @@ def make_network(design: DecoderDesign, latent_dim: int) -> Network:
     if design.kind == "hierarchical":
         return HierarchicalDecoder(latent_dim, design.gaussians, design.anchors, design.channels, *sizes)
     if design.kind == "features":
-        return FeatureDecoder(latent_dim, design.gaussians, design.embedding, design.channels, *sizes)
+        return FeatureDecoder(latent_dim, design)
     if design.kind == "rigid":
         return RigidDecoder(latent_dim, design.gaussians, design.domains, *sizes)
     return DenseDecoder(latent_dim, design.gaussians, design.channels, *sizes)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from gaussemble.errors import InputError
 from gaussemble.io.tensors import write_tensors
 from gaussemble.model.decoders import Decoder, DecoderDesign, DecoderKind
-from gaussemble.model.encoders import Evidence, GradientEncoder
+from gaussemble.model.encoders import Encoder, EncoderDesign, Evidence
 from gaussemble.quantities import Mixture
 
 FORMAT = 2
@@ -31,18 +31,15 @@ class Design:
 
     gaussians: int
     latent_dim: int
-    inputs: int  # length of the encoder's input
-    hidden: int  # of the encoder
-    layers: int
-    dropout: float
     field: float  # Å, edge of the field of view
+    encoder: EncoderDesign
     decoders: tuple[DecoderDesign, ...]
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Design":
         """From `dataclasses.asdict` of a design."""
         decoders: Any = tuple(DecoderDesign(**each) for each in content["decoders"])
-        return cls(**content | {"decoders": decoders})
+        return cls(**content | {"encoder": EncoderDesign(**content["encoder"]), "decoders": decoders})
 
 
 def single_design(
@@ -59,10 +56,14 @@ def single_design(
     region: int | None = None,
     **changes: Any,
 ) -> Design:
-    """A design of one decoder, `main`, of all Gaussians or `region` of them; `changes`: more of its `DecoderDesign`."""
+    """A gradient encoder of `inputs` and one decoder, `main`, of all Gaussians or `region` of them.
+
+    `changes` are more of its `DecoderDesign`.
+    """
     own = {"position": True, "amplitude": True, "width": False, "gaussians": region or gaussians} | changes
     main = DecoderDesign(name="main", kind=decoder, length=length, hidden=hidden, layers=layers, dropout=dropout, **own)
-    return Design(gaussians, latent_dim, inputs, hidden, layers, dropout, field, (main,))
+    encoder = EncoderDesign("gradient", inputs, 0, 1.0, hidden, layers, dropout)
+    return Design(gaussians, latent_dim, field, encoder, (main,))
 
 
 class DeformableMixture(nn.Module):
@@ -78,7 +79,7 @@ class DeformableMixture(nn.Module):
         self.register_buffer("center", neutral.center.clone())
         self.register_buffer("neutral_amplitude", neutral.amplitude.clone())
         self.register_buffer("neutral_width", neutral.width.clone())
-        self.encoder = GradientEncoder(design.inputs, design.latent_dim, design.hidden, design.layers, design.dropout)
+        self.encoder = Encoder(design.encoder, design.latent_dim, neutral, design.field)
         self.decoders = nn.ModuleList(Decoder(each, design.latent_dim) for each in design.decoders)
         self.penalties: nn.Module | None = None  # of training; no part of a file
 
@@ -155,7 +156,13 @@ class DeformableMixture(nn.Module):
         return latent.new_zeros(len(latent)) if self.penalties is None else self.penalties(mixture)
 
 
-def build_model(design: Design, neutral: Mixture, regions: Sequence[Tensor], seed: int) -> DeformableMixture:
+def build_model(
+    design: Design,
+    neutral: Mixture,
+    regions: Sequence[Tensor],
+    seed: int,
+    points: Float[Tensor, "point 3"] | None = None,
+) -> DeformableMixture:
     """A model before training, its weights drawn from the seed.
 
     Args:
@@ -164,12 +171,15 @@ def build_model(design: Design, neutral: Mixture, regions: Sequence[Tensor], see
         regions: for each decoder (gaussian,): whether it changes a Gaussian, or, of a rigid one, the number of the
             Gaussian's domain and -1 outside all.
         seed: of weights, anchors and learned vectors.
+        points: Å, where an encoder of images samples them.
     """
     torch.manual_seed(seed)
     model = DeformableMixture(design, neutral)
     for decoder, region in zip(model.chosen(None), regions, strict=True):
         domain = region.long() - 1 if region.dtype == torch.bool else region
         decoder.start_at(neutral, domain, design.field, seed)
+    if model.encoder.sampler is not None and points is not None:
+        model.encoder.sampler.points.copy_(points)
     return model
 
 
