@@ -127,7 +127,7 @@ def test_weights_of_another_design_are_refused(tmp_path):
     path = tmp_path / "model.pt"
     save_model(path, build_model(design(), molecule(), [ALL], seed=0))
     content = torch.load(path, weights_only=True)
-    content["design"]["hidden"] += 1
+    content["design"]["encoder"]["hidden"] += 1
     torch.save(content, path)
     with pytest.raises(InputError, match="not a heterogeneity model"):
         load_model(path)
