@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gaussemble.errors import InputError
+from gaussemble.fit import projections
 from gaussemble.fit.growth import missing_density
 from gaussemble.fit.neutral import (
     Options,
@@ -16,12 +17,13 @@ from gaussemble.fit.neutral import (
     consensus_resolution,
     fit_mixture,
     grow,
+    grow_beside,
     judge,
     make_parameters,
     neutral,
 )
 from gaussemble.fit.parameters import MixtureParameters
-from gaussemble.fit.projections import Target, make_target
+from gaussemble.fit.projections import AMPLITUDES, Target, make_goal, make_target, pooled_correlation
 from gaussemble.fit.restraints import Restraints, bond_angles, distances, geometry, penalty, unrestrained
 from gaussemble.io.files import write_csv
 from gaussemble.io.mixtures import read_mixture, write_mixture
@@ -97,6 +99,56 @@ def test_parameters_start_at_the_seed(form):
     assert torch.allclose(start.center, seed.center)
     assert torch.allclose(start.amplitude, seed.amplitude, rtol=1e-5)
     assert torch.allclose(start.width, seed.width, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["direct", "decoder"])
+def test_parameters_can_be_set_to_stand_elsewhere(form):
+    seed, generator = rough(), torch.Generator().manual_seed(3)
+    center = seed.center + 3 * torch.randn(24, 3, generator=generator).clamp(-2, 2)
+    wanted = Mixture(center, seed.amplitude * 1.5, seed.width + 2.0)
+    parameters = MixtureParameters(seed, max_move=8.0, pixel_size=4.0, form=form)
+    for _ in range(2):  # also where they do not stand at the seeds any more
+        parameters.start_at(wanted)
+        with torch.no_grad():
+            found = parameters()
+        assert torch.allclose(found.center, wanted.center, atol=1e-3)
+        assert torch.allclose(found.amplitude, wanted.amplitude, rtol=1e-3)
+        assert torch.allclose(found.width, wanted.width, rtol=1e-3)
+
+
+def test_the_loss_sees_correlation_and_a_tenth_of_amplitude(density):
+    """Nothing at the truth; only amplitudes differ at twice the truth: (2 - 1)² of each of two relative errors."""
+    target, chosen = whole(density), torch.arange(600)
+    goal, truth = make_goal(target, 14.0, torch.device("cpu")), molecule()
+    loss, error = goal.loss(truth, chosen)
+    assert float(loss) < 0.02  # views are interpolated
+    assert float(error) < 0.01
+    double, error = goal.loss(Mixture(truth.center, 2 * truth.amplitude, truth.width), chosen)
+    assert float(error) == pytest.approx(1, rel=0.02)
+    assert float(double) == pytest.approx(float(loss) + 2 * AMPLITUDES, rel=0.05)
+    correlation = pooled_correlation(-3 * goal.views[chosen], goal.views[chosen], goal.last)
+    assert torch.allclose(correlation, -torch.ones(goal.last))
+    wide = truth.center.clone().requires_grad_()
+    goal.loss(Mixture(wide, truth.amplitude, 50 * truth.width), chosen)[0].backward()
+    assert wide.grad is not None
+    assert torch.isfinite(wide.grad).all()
+
+
+def test_a_sharpened_map_is_matched_by_its_correlation(monkeypatch):
+    """Its ripples go below zero: positive Gaussians have its phases and not the amplitudes of all of its rings."""
+    truth = molecule()
+    sharp = Mixture(
+        torch.cat([truth.center, truth.center]), torch.cat([truth.amplitude, -0.8 * truth.amplitude]),
+        torch.cat([truth.width, 1.6 * truth.width]),
+    )  # fmt: skip
+    target = whole(Map(band_limited_map(sharp, BOX, PIXEL), PIXEL), 12.0)
+    lows = []
+    for weight in (AMPLITUDES, 1.0):
+        monkeypatch.setattr(projections, "AMPLITUDES", weight)
+        _, rounds = fit_mixture(target, rough(1.0), FREE, Options(rounds=2, steps=200))
+        lows.append(rounds[-1].lowest_fsc)
+    assert lows[0] > 0.98
+    assert 1 - lows[0] < 0.6 * (1 - lows[1])
 
 
 def test_the_map_is_explained_in_absolute_terms(density):
@@ -300,16 +352,48 @@ def test_stage_writes_files_in_the_map_frame(tmp_path, density):
     assert json.loads((tmp_path / "out/geometry.json").read_text())["bonds"] == 0
 
 
-def test_growth_from_a_models_seeds_keeps_no_geometry(tmp_path, density, capsys):
-    """The rows of bonds and angles are those of the seeds, which growth drops and adds to."""
+@pytest.mark.parametrize("symmetry", ["C1", "C3"])
+def test_new_gaussians_come_beside_a_models_which_keep_order_and_geometry(symmetry):
+    """A model of half of what the map holds: the rows of bonds are those of the seeds."""
+    truth = three_fold()
+    target = whole(Map(mixture_to_map(truth, BOX, PIXEL), PIXEL), 14.0)
+    model = truth.select(torch.cat([torch.arange(12) + start for start in (0, 24, 48)]))
+    bonds = torch.tensor([[start + row, start + row + 1] for start in (0, 12, 24) for row in range(11)])
+    kept = Restraints(bonds, torch.zeros(0, 3).long(), distances(model.center, bonds), torch.zeros(0))
+    options = Options(steps=100, rounds=2, symmetry=symmetry, max_move=6.0, target=0.98)
+    start, kept = begin(model, kept, options)
+    parameters, rounds = grow_beside(target, start, kept, options)
+    assert [one.gaussians for one in rounds][:2] == [36, 54]
+    assert rounds[-1].lowest_fsc > rounds[0].lowest_fsc + 0.05
+    assert rounds[-1].lowest_fsc > 0.95
+    with torch.no_grad():
+        found = parameters.unique()
+    moved = found.center[: len(start)] - start.center
+    assert float(moved.abs().max()) <= 6.0
+    shape = geometry(found.center[: len(start)], start.center, kept)
+    assert shape["distance_rmsd"] < 0.5
+    assert float(found.amplitude.min()) > 0
+
+
+def test_growth_from_a_models_seeds_reports_its_geometry(tmp_path, density):
     consensus_folder(tmp_path, density)
     few = rough().select(torch.arange(4))
     write_mixture(tmp_path / "seeds.npz", few, density, bonds=np.array([[2, 3]]), angles=np.array([[1, 2, 3]]))
     options = Options(steps=20, grow="yes", most=8, resolution=30.0)
     neutral(consensus=tmp_path, seeds=tmp_path / "seeds.npz", out=tmp_path / "out", options=options)
-    assert "the Gaussians grow; the model's geometry is not kept" in capsys.readouterr().err
     shape = json.loads((tmp_path / "out/geometry.json").read_text())
-    assert (shape["bonds"], shape["angles"]) == (0, 0)
+    assert (shape["bonds"], shape["angles"]) == (1, 1)
+    assert pd.read_csv(tmp_path / "out/growth.csv")["gaussians"].tolist() == [4, 6]
+
+
+@pytest.mark.parametrize("symmetry", ["C1", "C3"])
+def test_the_start_of_growth_keeps_to_the_bound_too(density, symmetry):
+    options = Options(steps=20, most=10, symmetry=symmetry)
+    start, _ = begin(rough(), FREE, options)
+    parameters, rounds = grow(whole(density, 30.0), start, options)
+    assert max(one.gaussians for one in rounds) <= 10
+    with torch.no_grad():
+        assert float(parameters().amplitude.sum()) == pytest.approx(float(molecule().amplitude.sum()), rel=0.2)
 
 
 def test_resolution_comes_from_the_corrected_curve(tmp_path, density):

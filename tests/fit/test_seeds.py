@@ -234,17 +234,19 @@ def test_beads_can_be_fewer_and_wider(fitted, tmp_path):
 def test_the_neutral_fit_is_told_what_may_grow_and_what_follows_what(fitted, tmp_path):
     paths, points = fitted
     model = write_model(tmp_path / "model.cif", points)
-    for given, count, grow, bonds in (
-        (None, None, True, 0),
-        (None, 20, False, 0),
-        (model, None, False, 59),
-        (model, 12, False, 0),
+    for given, count, residual, grow, bonds in (
+        (None, None, True, True, 0),
+        (None, 20, True, False, 0),
+        (model, None, True, True, 59),
+        (model, None, False, False, 59),
+        (model, 12, True, False, 0),
     ):
-        seeds(**paths, model=given, options=Options(resolution=10, count=count))
+        seeds(**paths, model=given, options=Options(resolution=10, count=count, residual=residual))
         with np.load(tmp_path / "seeds" / "seeds.npz") as stored:
             assert bool(stored["grow"]) is grow
+            assert bool(stored["model"]) is (given is not None)
             assert len(stored.get("bonds", ())) == bonds
-            assert len(stored["center"]) == (START if grow else count or 60)
+            assert len(stored["center"]) == (count or (60 if given else START))
             if bonds:
                 assert np.allclose(stored["center"][stored["bonds"][:, 0]], points[:-1] + FRAME, atol=1e-3)
 

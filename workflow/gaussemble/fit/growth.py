@@ -3,7 +3,8 @@
 The method of Chen, Toader & Lederman (2023): 256 Gaussians at 50 Å first; twice as many, the new ones beside the old
 where the map is explained worst, until the Fourier shell correlation with the map is above 0.95 everywhere below the
 target resolution. Here the number is doubled only where it does not suffice for the resolution of the round, and the
-resolution made twice as fine where it does.
+resolution made twice as fine where it does. Beside a model's Gaussians, which stay with their order and restraints, new
+ones are added at the finest resolution, half as many as there are.
 """
 
 import time
@@ -17,7 +18,7 @@ from jaxtyping import Float, Float64
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from gaussemble.fit.asymmetric import folded
+from gaussemble.fit.asymmetric import folded, joined
 from gaussemble.fit.parameters import MixtureParameters, copied
 from gaussemble.fit.projections import Target, correlation
 from gaussemble.fit.seeds import BLUR, cluster, widened
@@ -30,6 +31,7 @@ COARSEST = 50.0  # Å, of the first round
 OUTSIDE = 0.1  # mask value below which a Gaussian is dropped
 FAINT = 0.01  # of the mean amplitude: a Gaussian below it is dropped
 GAIN = 0.005  # of the lowest FSC: a doubling that brings less is the last
+BESIDE = 1.5  # times as many Gaussians a round, where those of a model stay
 EVEN = 0.05  # of the density, which attracts new Gaussians beside what is missing: every part is refined
 LLOYD = 3  # rounds of k-means in which old and new centres share the density
 
@@ -66,12 +68,15 @@ def table(rounds: list[Round]) -> pd.DataFrame:
     return pd.DataFrame([astuple(one) for one in rounds], columns=columns)
 
 
-def next_step(rounds: list[Round], target: Target, wanted: float, most: int) -> Literal["finer", "double", "stop"]:
-    """The rule of growth: finer when the map is explained so far, else twice as many Gaussians while that helps."""
+def next_step(
+    rounds: list[Round], target: Target, wanted: float, most: int, factor: float = 2
+) -> Literal["finer", "more", "stop"]:
+    """The rule of growth: finer when the map is explained so far, else more (`factor`) Gaussians while that helps."""
     now, same = rounds[-1], [one for one in rounds[:-1] if one.resolution == rounds[-1].resolution]
-    futile = 2 * now.gaussians > room(target, most) or (bool(same) and now.lowest_fsc - same[-1].lowest_fsc < GAIN)
+    crowded = factor * now.gaussians > room(target, most)
+    futile = crowded or (bool(same) and now.lowest_fsc - same[-1].lowest_fsc < GAIN)
     if now.lowest_fsc < wanted and not futile:
-        return "double"
+        return "more"
     return "finer" if now.resolution > target.finest else "stop"
 
 
@@ -108,6 +113,42 @@ def grown(parameters: MixtureParameters, target: Target, resolution: float, seed
     start = np.concatenate([kept.double().numpy(), new.position])
     seeds = as_mixture(shared(solid, target, start), target, resolution)
     return seeds if len(parameters.operators) == 1 else folded(seeds, parameters.operators, seed)
+
+
+def fewer(mixture: Mixture, target: Target, operators: Float[Tensor, "operator 3 3"], most: int, seed: int) -> Mixture:
+    """Seeds (of the asymmetric unit) that keep to a bound: as they are, or so many k-means cells of the map anew."""
+    if len(mixture) * len(operators) <= most:
+        return mixture
+    count = max(1, most // len(operators)) * len(operators)
+    cells = as_mixture(cells_of(density_of(target), target, count, seed), target, target.finest)
+    return cells if len(operators) == 1 else folded(cells, operators, seed)
+
+
+def beside(parameters: MixtureParameters, target: Target, resolution: float, seed: int) -> Mixture:
+    """The Gaussians of the asymmetric unit, all of them and in their order, and then half as many new ones.
+
+    New ones stand on k-means cells of what the map has more than the mixture. Then all divide the map anew: each gets
+    mass and width of the density nearest to it, and stays where it is.
+    """
+    with torch.no_grad():
+        unique, whole = parameters.unique(), parameters()
+    solid = density_of(target)
+    missing = missing_density(whole, target, resolution) * (solid > 0) + EVEN * solid
+    new = as_mixture(cells_of(missing, target, round((BESIDE - 1) * len(whole)), seed), target, resolution)
+    unit = joined(unique, new if len(parameters.operators) == 1 else folded(new, parameters.operators, seed))
+    share = as_mixture(divided(solid, target, copied(unit, parameters.operators).center), target, resolution)
+    return Mixture(unit.center, share.amplitude[: len(unit)], share.width[: len(unit)])  # the identity's copies first
+
+
+def divided(voxels: Float[Tensor, "z y x"], target: Target, center: Float[Tensor, "gaussian 3"]) -> Beads:
+    """Positive density divided among the nearest centres, which stay; idle ones get none."""
+    position, value = points_of(voxels, target)
+    place = center.double().numpy()
+    used, cell = np.unique(np.asarray(KDTree(place).query(position)[1]), return_inverse=True)
+    cells = gather(position, value, cell, len(used))
+    weight, width = np.zeros(len(place)), np.zeros(len(place))
+    weight[used], width[used] = cells.weight, cells.spread
+    return Beads(place, weight, width)
 
 
 def worth_keeping(mixture: Mixture, target: Target) -> Tensor:

@@ -1,8 +1,8 @@
 """The neutral mixture: Gaussians fitted to the consensus map.
 
 It starts at the seeds (the seeds' coordinates are the first fit) and goes on against projections of the masked map,
-coarse to fine, positions locally, amplitudes and widths (`fit.projections`). With an atomic model the seeds' number
-stays; without one it grows until the map is explained (`fit.growth`).
+coarse to fine, positions locally, amplitudes and widths (`fit.projections`). Their number grows until the map is
+explained (`fit.growth`); an atomic model's Gaussians stay, with its geometry, and others come beside them.
 """
 
 import time
@@ -15,7 +15,7 @@ from pydantic import Field
 from gaussemble.errors import InputError
 from gaussemble.fit.asymmetric import folded, joined, symmetric_rows
 from gaussemble.fit.devices import DeviceName, choose_device
-from gaussemble.fit.growth import COARSEST, Round, enough, grown, measure, next_step, table
+from gaussemble.fit.growth import BESIDE, COARSEST, Round, beside, enough, fewer, grown, measure, next_step, table
 from gaussemble.fit.parameters import Form, MixtureParameters
 from gaussemble.fit.projections import Schedule, Target, fit_round, make_target
 from gaussemble.fit.restraints import Restraints, among, geometry, read_restraints, unrestrained
@@ -43,8 +43,8 @@ class Options(StageOptions):
     strict: bool = Field(default=False, description="Stop with an error where the target is not reached.")
     grow: Literal["auto", "yes", "no"] = Field(
         default="auto",
-        description="Double the Gaussians, from coarse resolution on, until the target is reached; auto: where the "
-        "seeds have neither a model nor a count.",
+        description="More Gaussians until the target is reached: doubled, from coarse resolution on, or beside a "
+        "model's, whose geometry is kept; auto: where the seeds have no count, and seeds.residual is on.",
     )
     most: int = Field(default=8192, ge=1, description="Most Gaussians to grow to.")
     rounds: int = Field(
@@ -90,15 +90,16 @@ def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> Non
     finest = max(options.resolution or consensus_resolution(consensus / "fsc.csv"), 2.0 * density.pixel_size)
     target = make_target(density, mask.voxels, finest, options.seed)
     start, kept = begin(seed, read_restraints(seeds, seed.center), options)
-    if may_grow(seeds, options):
-        if len(kept):  # whose rows are those of the seeds
-            say("neutral: WARNING: the Gaussians grow; the model's geometry is not kept")
-        kept = unrestrained()
-        parameters, rounds = grow(target, start, options)
-    else:
+    rows: int | None = len(start)  # that stay, as the restraints name them
+    if not may_grow(seeds, options):
         parameters, rounds = fit_mixture(target, start, kept, options)
+    elif len(kept) or on_model(seeds):
+        parameters, rounds = grow_beside(target, start, kept, options)
+    else:
+        rows = None
+        parameters, rounds = grow(target, start, options)
     judge(rounds, target, options)
-    write(out, density, mask, parameters, kept, rounds)
+    write(out, density, mask, parameters, shape_of(parameters, kept, rows), rounds)
 
 
 def refuse_unfit(folder: Path, density: Map, mask: Map) -> None:
@@ -142,6 +143,11 @@ def may_grow(seeds: Path, options: Options) -> bool:
     if options.grow != "auto":
         return options.grow == "yes"
     return bool(read_npz(seeds, "seeds").get("grow", False))
+
+
+def on_model(seeds: Path) -> bool:
+    """Whether the seeds stand on an atomic model, as they say."""
+    return bool(read_npz(seeds, "seeds").get("model", False))
 
 
 def begin(seed: Mixture, restraints: Restraints, options: Options) -> tuple[Mixture, Restraints]:
@@ -200,6 +206,7 @@ def grow(target: Target, seed: Mixture, options: Options) -> tuple[MixtureParame
     """More Gaussians and finer until the stop rule; the best parameters, and what each round reached."""
     start, resolution, schedule = time.monotonic(), max(COARSEST, target.finest), make_schedule(options)
     rounds: list[Round] = []
+    seed = fewer(seed, target, operators(options.symmetry).float(), options.most, options.seed)
     parameters = best = make_parameters(seed, target, options)
     while True:
         fit_round(parameters, target, resolution, schedule)
@@ -209,12 +216,33 @@ def grow(target: Target, seed: Mixture, options: Options) -> tuple[MixtureParame
         step = next_step(rounds, target, options.target, options.most)
         if step == "stop":
             break
-        if step == "double":
+        if step == "more":
             seed = grown(parameters, target, resolution, options.seed)
         else:
             resolution = max(target.finest, resolution / 2)
             seed = detached(parameters)
         parameters = make_parameters(seed, target, options)
+    say_enough(rounds, options.target)
+    return best, rounds
+
+
+def grow_beside(
+    target: Target, seed: Mixture, restraints: Restraints, options: Options
+) -> tuple[MixtureParameters, list[Round]]:
+    """All seeds, coarse to fine, and new Gaussians beside them while these help; the best, and what was reached."""
+    start, schedule = time.monotonic(), make_schedule(options)
+    parameters, rounds = fit_mixture(target, seed, restraints, options)
+    best = parameters
+    while next_step(rounds, target, options.target, options.most, BESIDE) == "more":
+        stand = beside(parameters, target, target.finest, options.seed)
+        new = stand.select(torch.arange(len(seed), len(stand)))
+        seed = joined(seed, new)
+        parameters = make_parameters(seed, target, options)
+        parameters.start_at(stand)
+        fit_round(parameters, target, target.finest, schedule, restraints if len(restraints) else None)
+        rounds.append(measured(parameters.cpu(), target, target.finest, options.target, start))
+        if rounds[-1] is best_round(rounds):
+            best = parameters
     say_enough(rounds, options.target)
     return best, rounds
 
@@ -255,22 +283,34 @@ def judge(rounds: list[Round], target: Target, options: Options) -> None:
     say(f"neutral: WARNING: {found}; {remedies}")
 
 
-def write(
-    out: Path, density: Map, mask: Map, parameters: MixtureParameters, restraints: Restraints, rounds: list[Round]
-) -> None:
-    """All files of the stage."""
+def shape_of(parameters: MixtureParameters, restraints: Restraints, rows: int | None) -> dict[str, float | int]:
+    """What geometry.json holds, of the first Gaussians (all: None); said where there are restraints."""
     with torch.no_grad():
-        mixture, unique = parameters(), parameters.unique()
-    fitted = band_limited_map(mixture, density.box, density.pixel_size)
-    curve = fsc_table(fitted, density.voxels, mask.voxels, density.pixel_size)
-    reached = curve_resolution(curve, threshold=0.5)
-    say(f"neutral: {len(mixture)} Gaussians agree with the map (FSC 0.5) to {reached:.1f} Å")
-    shape = geometry(unique.center, parameters.seed_center, restraints)
+        center = parameters.unique().center
+    shape = geometry(center[:rows], parameters.seed_center[:rows], restraints)
     if len(restraints):
         say(
             "neutral: root-mean-square deviation from the model: {position_rmsd:.2f} Å of positions, "
             "{distance_rmsd:.2f} Å of {bonds} distances, {angle_rmsd_degrees:.1f}° of {angles} angles".format(**shape)
         )
+    return shape
+
+
+def write(
+    out: Path,
+    density: Map,
+    mask: Map,
+    parameters: MixtureParameters,
+    shape: dict[str, float | int],
+    rounds: list[Round],
+) -> None:
+    """All files of the stage."""
+    with torch.no_grad():
+        mixture = parameters()
+    fitted = band_limited_map(mixture, density.box, density.pixel_size)
+    curve = fsc_table(fitted, density.voxels, mask.voxels, density.pixel_size)
+    reached = curve_resolution(curve, threshold=0.5)
+    say(f"neutral: {len(mixture)} Gaussians agree with the map (FSC 0.5) to {reached:.1f} Å")
     write_mixture(out / "mixture.npz", mixture, density)
     write_pseudo_atoms(out / "mixture.cif", mixture, density)
     write_map(out / "map.mrc", density.with_voxels(fitted))

@@ -27,6 +27,11 @@ class FreeChange(nn.Module):
         """The changes as they stand, dimensionless."""
         return self.values
 
+    @torch.no_grad()
+    def start_at(self, values: Float[Tensor, "gaussian channel"]) -> None:
+        """Make these the changes."""
+        self.values.copy_(values)
+
 
 class DecodedChange(nn.Module):
     """Changes that a small network gives at latent 0; they start at zero (method of Chen & Ludtke 2021).
@@ -43,10 +48,17 @@ class DecodedChange(nn.Module):
 
     def forward(self) -> Float[Tensor, "gaussian channel"]:
         """The decoder's output at latent 0, dimensionless."""
-        with torch.no_grad():
-            body = self.decoder.network.body(self.latent)
-            gain = 1 + body.abs().sum()
-        return self.decoder(self.latent)[0] / gain
+        return self.decoder(self.latent)[0] / self._gain()
+
+    @torch.no_grad()
+    def start_at(self, values: Float[Tensor, "gaussian channel"]) -> None:
+        """Make these the changes, by the last layer's constants."""
+        rest = self.decoder(self.latent)[0]
+        self.decoder.network.head.bias += (self._gain() * values - rest).flatten()
+
+    @torch.no_grad()
+    def _gain(self) -> Float[Tensor, ""]:
+        return 1 + self.decoder.network.body(self.latent).abs().sum()
 
 
 CHANGES: dict[Form, type[FreeChange] | type[DecodedChange]] = {"direct": FreeChange, "decoder": DecodedChange}
@@ -101,6 +113,16 @@ class MixtureParameters(nn.Module):
         amplitude = self.unit * functional.softplus(self.seed_amplitude + 2 * amplitude[:, 0])
         width = self.smallest_width + functional.softplus(self.seed_width + self.pixel_size * width[:, 0])
         return Mixture(self.seed_center + move, amplitude, width)
+
+    @torch.no_grad()
+    def start_at(self, mixture: Mixture) -> None:
+        """Stand at these Gaussians (of the asymmetric unit), as far from the seeds as they may."""
+        ratio = ((mixture.center - self.seed_center) / self.max_move).clamp(-0.99, 0.99)
+        move = self.max_move / self.pixel_size * torch.atanh(ratio)
+        amplitude = (_inverse_softplus((mixture.amplitude / self.unit).clamp(min=LEAST)) - self.seed_amplitude) / 2
+        beyond = (mixture.width - self.smallest_width).clamp(min=LEAST * self.smallest_width)
+        width = (_inverse_softplus(beyond) - self.seed_width) / self.pixel_size
+        self.change.start_at(torch.cat([move, amplitude[:, None], width[:, None]], dim=-1))
 
 
 def copied(mixture: Mixture, operators: Float[Tensor, "operator 3 3"]) -> Mixture:

@@ -80,7 +80,10 @@ class Options(StageOptions):
         description="Map value above which density is seeded (null: three standard deviations of the solvent, at least "
         "a tenth of the 99th percentile inside the mask).",
     )
-    residual: bool = Field(default=True, description="Also seed density in the mask that the model does not explain.")
+    residual: bool = Field(
+        default=True,
+        description="Also seed density in the mask that the model does not explain; and let neutral add to that.",
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the k-means and of the check of the model.")
 
 
@@ -99,8 +102,9 @@ class Density:
 def seeds(*, map: Path, mask: Path, out: Path, model: Path | None = None, options: Options) -> None:
     """Write seeds.npz and seeds.cif, Gaussians to start the neutral mixture from; model.cif: the model as it was taken.
 
-    Beside the mixture seeds.npz has `grow`, whether its number of Gaussians is only a start, and the pairs `bonds` and
-    triples `angles` of Gaussians that stand for consecutive residues of a chain.
+    Beside the mixture seeds.npz has `grow`, whether its number of Gaussians is only a start, `model`, whether they
+    stand on one, beside which others may come, and the pairs `bonds` and triples `angles` of Gaussians that stand for
+    consecutive residues of a chain.
     """
     density_map, mask_map = read_map(map), read_map(mask)
     refuse_other_box(map, density_map, mask, mask_map)
@@ -120,8 +124,9 @@ def seeds(*, map: Path, mask: Path, out: Path, model: Path | None = None, option
         topology = {} if options.count else consecutive(atoms, options.atoms)
         write_models(out / "model.cif", atoms, [atoms.position])
     mixture = as_mixture(beads, density_map, options.width)
-    grow = np.array(model is None and options.count is None)
-    write_mixture(out / "seeds.npz", mixture, density_map, grow=grow, **topology)
+    grow = options.count is None and (model is None or options.residual)
+    flags = {"grow": np.array(grow), "model": np.array(model is not None)}
+    write_mixture(out / "seeds.npz", mixture, density_map, **flags, **topology)
     write_pseudo_atoms(out / "seeds.cif", mixture, density_map)
 
 
