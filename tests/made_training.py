@@ -13,6 +13,7 @@ from unittest import mock
 
 import torch
 
+from gaussemble.fit import study as study_module
 from gaussemble.fit.band import open_band
 from gaussemble.fit.distributed import is_first, rank, workers
 from gaussemble.fit.gradients import gradient_inputs, make_pooling
@@ -54,8 +55,11 @@ def make_model(study: Study, dropout: float = 0.0, **changes) -> DeformableMixtu
     return model
 
 
-def trained(folder: Path, rounds=None, checkpoint: Path | None = None, dropout: float = 0.0, **changes):
-    """(history without seconds, weights, latents) of a training."""
+def trained(
+    folder: Path, rounds=None, checkpoint: Path | None = None, dropout: float = 0.0, portion: int = 64 << 20, **changes
+):
+    """(history without seconds, weights, latents) of a training; `portion`: bytes of particles in memory."""
+    study_module.PORTION, study_module.BLOCK = portion, portion // 64
     study = make_study_of(folder)
     model = make_model(study, dropout)
     history = train(model, study, TrainingOptions(**(SMALL | changes)), rounds or ROUNDS, checkpoint)

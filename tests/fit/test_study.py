@@ -11,9 +11,10 @@ from gaussemble.fit import study as study_module
 from gaussemble.fit.band import open_band
 from gaussemble.fit.gradients import gradient_inputs, make_pooling
 from gaussemble.fit.losses import likelihood
+from gaussemble.fit.rounds import Round
 from gaussemble.fit.study import batches, choose_held_out, cut, epoch_order, make_study, shuffled, source
 from gaussemble.io.store import open_store
-from made_training import RESOLUTION, make_study_of
+from made_training import RESOLUTION, make_study_of, start
 from tiny import make_store, molecule, white_noise_power
 
 
@@ -126,3 +127,19 @@ def test_copies_of_a_particle_are_held_out_together():
     chosen = choose_held_out(particle, 0.25, seed=1)
     assert chosen.sum() == 20
     assert chosen.view(20, 4).sum(dim=1).unique().tolist() == [0, 4]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_particles(tmp_path, generator):
+    """Eight times the particles: 24 MB more of transforms and inputs on disk, 2 MB of poses and CTF in memory."""
+    held = []
+    for count in (1000, 8000):
+        make_store(tmp_path / str(count), count, 0.3, generator)
+        results = tmp_path / f"{count}.pt"
+        rounds = [Round(epochs=0.1)]
+        start(tmp_path / str(count), results, rounds=rounds, portion=1 << 20, checkpoint_seconds=1e6).join()
+        held.append(torch.load(results)["megabytes"])
+    study = make_study_of(tmp_path / "8000")
+    on_disk = 7000 * (study.band.transforms.row_bytes + study.gradients.row_bytes) / 1e6
+    assert on_disk > 20
+    assert held[1] - held[0] < on_disk / 2.5

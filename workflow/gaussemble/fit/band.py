@@ -5,6 +5,7 @@ coloured noise alike: image and transfer carry the square root of each coefficie
 over the noise power.
 """
 
+import mmap
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from gaussemble.physics.rings import ring_multiplicity, ring_sums, spread
 from gaussemble.quantities import Mixture, Particles
 
 BLOCK = 64  # particles at a time: what a processor core keeps in its cache
+KEPT = 1024  # images of which a memory map keeps pages
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,17 @@ def open_band(
         transform = crop_transform(to_fourier(images), box)
         transform = transform * shift_phases(particles.shift.float(), box, pixel_size).conj()
         transforms.write(rows.start, transform * whitening[particles.optics_group])
+        if rows.start // KEPT != rows.stop // KEPT:
+            forget_pages(store.images)
     barrier()
     scale = torch.ones(len(store))
     return Band(store.particles, transforms, whitening, pixel_size, scale, int(combine(checksum)))
+
+
+def forget_pages(mapped: np.ndarray) -> None:
+    """Drop what has been read of a memory map, which else counts as this process's memory; the system may cache it."""
+    if isinstance(mapped.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _whitening(

@@ -93,6 +93,11 @@ class Study:
         """Encoder inputs of at most so many particles, evenly from all."""
         return self.gradients.read(torch.arange(len(self))[:: max(1, -(-len(self) // most))])
 
+    def sampled_evidence(self, most: int, images: bool) -> Iterator[Evidence]:
+        """What the encoder sees of at most so many particles, evenly from all, batch by batch; `images`: those too."""
+        for rows in torch.arange(len(self))[:: max(1, -(-len(self) // most))].split(EVALUATION_BATCH):
+            yield self.evidence(rows, self.band.batch(rows, self.device) if images else None)
+
 
 def make_study(
     band: Band,
