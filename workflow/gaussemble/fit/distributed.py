@@ -89,4 +89,4 @@ def parallel(module: nn.Module) -> nn.Module:
     """The module with its parameters' gradients averaged over the processes."""
     if processes() == 1:
         return module
-    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+    return nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)  # at the start they are made equal
