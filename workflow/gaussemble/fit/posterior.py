@@ -1,12 +1,18 @@
-"""Each particle's latent vector refined against the trained decoder, with its uncertainty.
+"""What each particle's image says of its latent vector: a normal distribution, and how much of the motion it shows.
 
-Gauss-Newton on the whitened likelihood with the prior N(0, 1/prior): at the optimum the curvature's inverse is the
-posterior covariance (Laplace approximation). The encoder amortises; a particle's own few steps take back what that
-cost.
+The encoder amortises; a particle's own few Gauss-Newton steps on the whitened likelihood take back what that cost, and
+at the optimum the curvature's inverse is the posterior covariance (Laplace). At low signal a posterior is wide against
+the decoder's curvature, so its mean, the best guess of the latent, is not its mode: `weigh` takes mean and covariance
+from a few weighted samples of the exact posterior.
+
+The prior is a normal distribution that the particles themselves choose (`learn_prior`), since the lengths that
+training happened to give to the latents say nothing of how far particles spread.
 """
 
+from dataclasses import dataclass, replace
+
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from gaussemble.fit.band import Batch
@@ -14,6 +20,59 @@ from gaussemble.fit.losses import likelihood
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.physics.projection import project_tangents
 from gaussemble.quantities import Mixture
+
+CONVERGED = 0.02  # nats that a step still promises: the optimum is then 0.2 posterior standard deviations away
+DAMPING = 0.3  # of Levenberg's, in units of the curvature's diagonal, after a step that failed; 10 times more each time
+WIDER = 1.3  # samples are drawn from the posterior made wider, so that its tails are covered too
+PRIOR_STEPS = 50  # of expectation maximisation, which converges in 10 to 20
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A normal distribution of latents."""
+
+    mean: Float[Tensor, " latent"]
+    covariance: Float[Tensor, "latent latent"]
+
+    @property
+    def precision(self) -> Float[Tensor, "latent latent"]:
+        """The covariance's inverse."""
+        return torch.linalg.inv(self.covariance)
+
+    def cost(self, latent: Float[Tensor, "image latent"]) -> Float[Tensor, " image"]:
+        """Minus its logarithm in nats, up to a constant."""
+        offset = latent - self.mean
+        return 0.5 * ((offset @ self.precision) * offset).sum(-1)
+
+    def to(self, device: torch.device | str) -> "Prior":
+        """On a device."""
+        return Prior(self.mean.to(device), self.covariance.to(device))
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Latents of particles as normal distributions."""
+
+    latent: Float[Tensor, "image latent"]
+    covariance: Float[Tensor, "image latent latent"]
+
+    @property
+    def deviation(self) -> Float[Tensor, "image latent"]:
+        """Standard deviation along each latent axis."""
+        return self.covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+
+    def __getitem__(self, rows: Tensor) -> "Posterior":
+        """Those of some particles."""
+        return Posterior(self.latent[rows], self.covariance[rows])
+
+    def to(self, device: torch.device | str) -> "Posterior":
+        """On a device."""
+        return Posterior(self.latent.to(device), self.covariance.to(device))
+
+
+def unit_prior(latent_dim: int, weight: float = 1.0) -> Prior:
+    """N(0, 1/weight), as in training; without weight a very wide one."""
+    return Prior(torch.zeros(latent_dim), torch.eye(latent_dim) / max(weight, 1e-6))
 
 
 def jacobian(
@@ -25,48 +84,128 @@ def jacobian(
         mixture = model.decode(values)
         return mixture.center, mixture.amplitude, mixture.width
 
-    value, changes = (), []
-    for axis in torch.eye(latent.shape[1], dtype=latent.dtype, device=latent.device):
-        value, change = torch.func.jvp(decoded, (latent,), (axis.expand_as(latent),))[:2]
-        changes.append(Mixture(*change))
-    slopes = project_tangents(Mixture(*value), changes, batch.rotation, batch.box, batch.pixel_size)
+    def along(axis: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.func.jvp(decoded, (latent,), (axis.expand_as(latent),))[1]
+
+    axes = torch.eye(latent.shape[1], dtype=latent.dtype, device=latent.device)
+    changes = [Mixture(*change) for change in zip(*torch.func.vmap(along)(axes), strict=True)]
+    mixture = model.decode(latent)
+    slopes = project_tangents(mixture, changes, batch.rotation, batch.box, batch.pixel_size)
     return (batch.transfer[:, None] * slopes).flatten(start_dim=2)
 
 
-def objective(model: DeformableMixture, batch: Batch, latent: Tensor, prior: float) -> Float[Tensor, " image"]:
+def objective(model: DeformableMixture, batch: Batch, latent: Tensor, prior: Prior) -> Float[Tensor, " image"]:
     """Minus the log posterior in nats, up to a constant."""
-    return likelihood(batch, batch.predict(model.decode(latent))) + 0.5 * prior * latent.square().sum(-1)
+    return likelihood(batch, batch.predict(model.decode(latent))) + prior.cost(latent)
 
 
 @torch.no_grad()
 def refine(
-    model: DeformableMixture, batch: Batch, latent: Float[Tensor, "image latent"], prior: float, steps: int
-) -> tuple[Float[Tensor, "image latent"], Float[Tensor, "image latent"]]:
-    """`steps` Gauss-Newton steps, each taken only where it lowers the objective (whole, else a quarter of it).
+    model: DeformableMixture, batch: Batch, latent: Float[Tensor, "image latent"], prior: Prior, steps: int
+) -> Posterior:
+    """The posterior's mode by at most `steps` Gauss-Newton steps, none uphill, and the covariance there.
 
-    Returns the latents and their posterior standard deviations, from the curvature that the last step used (with 0
-    steps, the curvature at the given latents).
+    A particle is done when a step promises less than `CONVERGED` nats; the others go on by themselves. Where a step
+    would go uphill it is not taken, and Levenberg's damping turns the next one towards the gradient and shortens it.
     """
-    current = objective(model, batch, latent, prior)
-    curvature, gradient = _normal_equations(model, batch, latent, prior)
-    for number in range(steps):
-        if number > 0:
-            curvature, gradient = _normal_equations(model, batch, latent, prior)
-        move = torch.linalg.solve(curvature, gradient)
-        for share in (1.0, 0.25):
-            trial = latent + share * move
-            value = objective(model, batch, trial, prior)
-            better = value < current
-            latent = torch.where(better[:, None], trial, latent)
-            move = torch.where(better[:, None], 0.0, move)
-            current = torch.where(better, value, current)
-    return latent, torch.linalg.inv(curvature).diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    latent, value = latent.clone(), objective(model, batch, latent, prior)
+    covariance = torch.diag_embed(torch.ones_like(latent))
+    damping, rows = torch.zeros_like(value), torch.arange(len(latent), device=latent.device)
+    for number in range(steps + 1):
+        curvature, gradient = _normal_equations(model, batch, latent[rows], prior)
+        covariance[rows] = torch.linalg.inv(curvature)
+        promised = 0.5 * (gradient * torch.linalg.solve(curvature, gradient)).sum(-1)
+        going = promised > CONVERGED
+        if number == steps or not going.any():
+            break
+        rows, batch, curvature, gradient = rows[going], _take(batch, going), curvature[going], gradient[going]
+        damped = curvature + torch.diag_embed(damping[rows, None] * curvature.diagonal(dim1=-2, dim2=-1))
+        trial = latent[rows] + torch.linalg.solve(damped, gradient)
+        reached = objective(model, batch, trial, prior)
+        better = reached < value[rows]
+        latent[rows] = torch.where(better[:, None], trial, latent[rows])
+        value[rows] = torch.where(better, reached, value[rows])
+        damping[rows] = torch.where(better, 0.0, (10 * damping[rows]).clamp(min=DAMPING))
+    return Posterior(latent, covariance)
 
 
-def _normal_equations(model: DeformableMixture, batch: Batch, latent: Tensor, prior: float) -> tuple[Tensor, Tensor]:
+def _take(batch: Batch, chosen: Bool[Tensor, " image"]) -> Batch:
+    """Some particles of a batch."""
+    return replace(batch, rotation=batch.rotation[chosen], image=batch.image[chosen], transfer=batch.transfer[chosen])
+
+
+def _normal_equations(model: DeformableMixture, batch: Batch, latent: Tensor, prior: Prior) -> tuple[Tensor, Tensor]:
     """(image, latent, latent) curvature and (image, latent) downhill gradient of the objective."""
     slopes = torch.view_as_real(jacobian(model, batch, latent)).flatten(start_dim=2)
     residual = (batch.image - batch.predict(model.decode(latent))).flatten(start_dim=1)
     pull = (slopes @ torch.view_as_real(residual).flatten(start_dim=1)[..., None]).squeeze(-1)
-    identity = torch.eye(latent.shape[1], device=latent.device)
-    return slopes @ slopes.mT + prior * identity, pull - prior * latent
+    return slopes @ slopes.mT + prior.precision, pull - (latent - prior.mean) @ prior.precision
+
+
+@torch.no_grad()
+def weigh(
+    model: DeformableMixture, batch: Batch, posterior: Posterior, prior: Prior, samples: int, seed: int = 0
+) -> Posterior:
+    """Mean and covariance of the exact posteriors, by importance sampling from their normal approximations.
+
+    What a few samples say of the covariance is added to what the approximation says of it, as data to a prior that
+    counts as much as latent + 1 samples (the mean of an inverse Wishart distribution).
+    """
+    dimensions = posterior.latent.shape[1]
+    drawn = even_draws(samples, dimensions, seed).to(posterior.latent)
+    factor = WIDER * torch.linalg.cholesky(posterior.covariance)
+    places = posterior.latent + torch.einsum("ijk, sk -> sij", factor, drawn)
+    cost = torch.stack([objective(model, batch, place, prior) for place in places])
+    weight = torch.softmax(0.5 * drawn.square().sum(-1)[:, None] - cost, dim=0)
+    mean = (weight[..., None] * places).sum(0)
+    offset = places - mean
+    covariance = torch.einsum("si, sij, sik -> ijk", weight, offset, offset)
+    effective = (1 / weight.square().sum(0))[:, None, None]
+    known = dimensions + 1
+    return Posterior(mean, (effective * covariance + known * posterior.covariance) / (effective + known))
+
+
+def even_draws(samples: int, dimensions: int, seed: int) -> Float[Tensor, "sample latent"]:
+    """Normal draws in pairs of opposite sign, their covariance exactly 1; at least two for each dimension."""
+    half = torch.randn(max(samples // 2, dimensions), dimensions, generator=torch.Generator().manual_seed(seed))
+    spread = torch.linalg.cholesky(half.T @ half / len(half))
+    half = torch.linalg.solve_triangular(spread, half.T, upper=False).T
+    return torch.cat([half, -half])
+
+
+def change_prior(posterior: Posterior, old: Prior, new: Prior) -> Posterior:
+    """The same data under another prior, exactly for normal distributions: precisions add."""
+    curvature = torch.linalg.inv(posterior.covariance)
+    pull = curvature @ posterior.latent[..., None] - old.precision @ old.mean[:, None]
+    covariance = torch.linalg.inv(curvature - old.precision + new.precision)
+    return Posterior((covariance @ (pull + new.precision @ new.mean[:, None])).squeeze(-1), covariance)
+
+
+def learn_prior(posterior: Posterior, prior: Prior) -> Prior:
+    """The normal distribution under which the particles' images are likeliest (empirical Bayes).
+
+    By expectation maximisation: its mean is that of the particles' means, its covariance the covariance of their means
+    plus the mean of their covariances, all taken again under it. `prior`: the one that the posteriors had.
+    """
+    start = Prior(prior.mean.double(), prior.covariance.double())
+    given = Posterior(posterior.latent.double(), posterior.covariance.double())
+    learned, count = start, len(given.latent)
+    for _ in range(PRIOR_STEPS):
+        now = change_prior(given, start, learned)
+        mean = now.latent.mean(0)
+        offset = now.latent - mean
+        learned = Prior(mean, offset.T @ offset / count + now.covariance.mean(0))
+    return Prior(learned.mean.to(prior.mean), learned.covariance.to(prior.covariance))
+
+
+def observability(posterior: Posterior, prior: Prior) -> Float[Tensor, " image"]:
+    """The share of the prior's variance that each particle's data removed, from 0 (nothing seen) to 1 (all known).
+
+    With S the posterior's and C the prior's covariance, `1 - tr(S C^-1) / latent`: the mean, over the principal axes
+    of one against the other, of 1 - posterior variance / prior variance, whatever coordinates the latents have. Times
+    the latent's length it is Rodgers' number of degrees of freedom for signal (Inverse Methods for Atmospheric
+    Sounding, 2000, eq. 2.80). It depends on a particle's view, CTF and noise: a motion along the viewing direction
+    moves nothing in the image and leaves the prior as it was.
+    """
+    left = torch.einsum("ijk, kj -> i", posterior.covariance, prior.precision) / posterior.latent.shape[1]
+    return (1 - left).clamp(0, 1)

@@ -136,7 +136,7 @@ class ImageSampler(nn.Module):
     points: Tensor
 
     def __init__(self, points: int, spacing: float, neutral: Mixture, field: float):
-        """`points`: how many; zero until they are set or read with the weights. `field`: Å, edge of the field of view."""
+        """`points`: how many; 0 until they are set or read with the weights. `field`: Å, edge of the field of view."""
         super().__init__()
         self.width, self.field = spacing / 2, field
         self.register_buffer("points", torch.zeros(points, 3))
@@ -206,36 +206,88 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def start_at_components(self, blocks: Iterable[Evidence]) -> None:
         """Scale what is read by its deviation over some particles and start at its leading principal components."""
-        read, seen = [], []
+        read, seen = Moments(), Moments()
         if isinstance(blocks, Tensor):  # the form of before, until nobody calls it so
             blocks = [gradient_evidence(blocks)]
         for evidence in blocks:
-            read.append(self.read(evidence).cpu())
-            seen.append((view(evidence) if self.reads_images else evidence.gradient[:, :0]).cpu())
-        values, views = torch.cat(read), torch.cat(seen)
-        self.scale.copy_(values.std(0).clamp(min=1e-12))
-        self.view_mean.copy_(views.mean(0))
-        self.view_scale.copy_(views.std(0).clamp(min=1e-6))
-        weight, mean = principal_axes(values / self.scale.cpu(), self.linear.out_features)
+            read.add(self.read(evidence))
+            if self.reads_images:
+                seen.add(view(evidence))
+        deviation = read.deviation
+        self.scale.copy_(deviation)
+        if self.reads_images:
+            self.view_mean.copy_(seen.mean)
+            self.view_scale.copy_(seen.deviation)
+        weight = principal_axes(read.covariance / deviation / deviation[:, None], self.linear.out_features)
         self.linear.weight.copy_(weight)
-        self.linear.bias.copy_(-weight @ mean)
+        self.linear.bias.copy_(-weight @ (read.mean / deviation))
 
 
-def GradientEncoder(inputs: int, latent_dim: int, hidden: int, layers: int, dropout: float) -> Encoder:  # noqa: N802
-    """The form of before, until nobody makes it."""
-    empty = torch.zeros(0)
-    neutral = Mixture(torch.zeros(0, 3), empty, empty)
-    return Encoder(EncoderDesign("gradient", inputs, 0, 1.0, hidden, layers, dropout), latent_dim, neutral, 1.0)
+class Moments:
+    """Mean and covariance of rows that come in blocks, in float64; blocks are not kept."""
+
+    def __init__(self):
+        self.count, self.origin, self.sum, self.square = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
+
+    def add(self, rows: Float[Tensor, "row column"]) -> None:
+        """Count a block; sums are taken from the first block's mean, so that a large mean costs no digits."""
+        rows = rows.cpu().double()
+        if self.count == 0:
+            self.origin = rows.mean(0)
+        rows = rows - self.origin
+        self.count, self.sum, self.square = self.count + len(rows), self.sum + rows.sum(0), self.square + rows.T @ rows
+
+    @property
+    def mean(self) -> Float[Tensor, " column"]:
+        """Of all rows."""
+        return self.origin + self.sum / self.count
+
+    @property
+    def covariance(self) -> Float[Tensor, "column column"]:
+        """Of all rows."""
+        offset = self.sum / self.count
+        return self.square / self.count - offset[:, None] * offset
+
+    @property
+    def deviation(self) -> Float[Tensor, " column"]:
+        """Standard deviation of each column; of one that never changes, a trifle of its mean."""
+        return self.covariance.diagonal().clamp(min=0).sqrt().maximum(1e-6 * self.mean.abs()).clamp(min=1e-12)
 
 
-def principal_axes(
-    values: Float[Tensor, "image read"], count: int
-) -> tuple[Float[Tensor, "latent read"], Float[Tensor, " read"]]:
-    """Weights that give the leading components unit variance (rows of zeros where there are fewer), and the mean."""
-    mean = values.mean(0)
-    _, singular, axes = torch.linalg.svd(values - mean, full_matrices=False)
-    found = min(count, len(singular))
-    weight = torch.zeros(count, values.shape[1])
-    deviation = singular[:found] / len(values) ** 0.5
-    weight[:found] = axes[:found] / deviation.clamp(min=1e-6)[:, None]
-    return weight, mean
+def principal_axes(correlation: Float[Tensor, "read read"], count: int) -> Float[Tensor, "latent read"]:
+    """Weights that give the leading components unit variance; rows of zeros where there are fewer."""
+    variance, axes = torch.linalg.eigh(correlation)
+    weight = correlation.new_zeros(count, len(correlation))
+    found = min(count, len(variance))
+    weight[:found] = (axes[:, -found:] / variance[-found:].clamp(min=1e-6).sqrt()).T.flip(0)
+    return weight
+
+
+class GaussianEncoder(nn.Module):
+    """A vector for each Gaussian from what it is: the second encoder of GaussianEM, beside the one of images.
+
+    A perceptron of the position (in radii of the region), the logarithms of amplitude and width (in deviations), with
+    a normalised output: neighbours begin alike and stay alike, since they share the perceptron; vectors that are
+    learnt for each Gaussian by itself (the feature decoder's own) are freer. It sees no image.
+    """
+
+    described: Tensor
+
+    def __init__(self, gaussians: int, embedding: int, hidden: int = 128, layers: int = 3):
+        super().__init__()
+        self.register_buffer("described", torch.zeros(gaussians, 5))
+        self.perceptron = Perceptron(5, embedding, hidden, layers)
+        self.normalise = nn.LayerNorm(embedding)
+
+    @torch.no_grad()
+    def start_at(self, region: Mixture) -> None:
+        """Take the Gaussians that are described."""
+        offset = region.center - region.center.mean(0)
+        position = offset / offset.square().sum(-1).mean().sqrt().clamp(min=1e-6)
+        logarithms = torch.stack([region.amplitude.clamp(min=1e-12).log(), region.width.log()], dim=-1)
+        spread = logarithms.std(0, correction=0).clamp(min=1e-6)
+        self.described.copy_(torch.cat([position, (logarithms - logarithms.mean(0)) / spread], dim=-1))
+
+    def forward(self) -> Float[Tensor, "gaussian embedding"]:
+        """The Gaussians' vectors."""
+        return self.normalise(self.perceptron(self.described))
