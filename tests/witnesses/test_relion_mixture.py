@@ -18,7 +18,7 @@ import torch
 
 from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.physics.fourier import to_fourier
-from gaussemble.physics.projection import mixture_to_map, project, shift_phases
+from gaussemble.physics.projection import Engine, mixture_to_map, project, shift_phases
 from gaussemble.physics.rings import ring_index
 from gaussemble.physics.rotations import euler_to_matrix
 from gaussemble.physics.spreading import choose_grid
@@ -63,7 +63,7 @@ def relion_transforms(folder, mixture: Mixture, kind: str, padding: int) -> torc
     names = ("AngleRot", "AngleTilt", "AnglePsi", "OriginXAngst", "OriginYAngst")
     columns = {f"rln{name}": values.tolist() for name, values in zip(names, (*angles.T, *shifts.T), strict=True)}
     optics = OPTICS | {"rlnImagePixelSize": [PIXEL], "rlnImageSize": [BOX], "rlnImageDimensionality": [2]}
-    write_star_text(folder / "in.star", rows(VIEWS, **columns), optics)
+    write_star_text(folder / "in.star", rows(VIEWS, "x.mrcs", **columns), optics)
     command = ["relion_project", "--i", "map.mrc", "--o", "out", "--ang", "in.star", "--angpix", str(PIXEL)]
     subprocess.run([*command, "--pad", str(padding)], cwd=folder, check=True, capture_output=True)
     return to_fourier(torch.from_numpy(mrcfile.read(folder / "out.mrcs").copy()))
@@ -82,7 +82,7 @@ def errors(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     return (ours - theirs)[:, inside].norm(dim=1) / theirs[:, inside].norm(dim=1)
 
 
-def our_transforms(mixture: Mixture, engine="separable", angles=None, shifts=None) -> torch.Tensor:
+def our_transforms(mixture: Mixture, engine: Engine = "separable", angles=None, shifts=None) -> torch.Tensor:
     poses = random_poses()
     angles, shifts = poses[0] if angles is None else angles, poses[1] if shifts is None else shifts
     rotation = euler_to_matrix(torch.deg2rad(angles))

@@ -10,7 +10,7 @@ import torch
 from scipy import integrate, ndimage, signal, stats
 
 from gaussemble.physics.fourier import to_fourier, to_real
-from gaussemble.physics.projection import mixture_to_map, project
+from gaussemble.physics.projection import Engine, mixture_to_map, project
 from gaussemble.physics.rotations import euler_to_matrix
 from gaussemble.physics.spreading import choose_grid
 from gaussemble.quantities import Mixture
@@ -45,7 +45,8 @@ def turn(angles: np.ndarray) -> np.ndarray:
 def density(mixture: Mixture, points: np.ndarray) -> np.ndarray:
     """Sum of a p³ N(x; c, s² 1) at points (..., 3) of the molecule's frame."""
     parts = zip(mixture.center.numpy(), mixture.amplitude.numpy(), mixture.width.numpy(), strict=True)
-    return sum(a * PIXEL**3 * stats.multivariate_normal(c, s**2).pdf(points) for c, a, s in parts)
+    values = [a * PIXEL**3 * stats.multivariate_normal(c, s**2).pdf(points) for c, a, s in parts]
+    return np.sum(values, axis=0)
 
 
 def line_integrals(mixture: Mixture, rotation: np.ndarray, axis: np.ndarray) -> np.ndarray:
@@ -63,7 +64,7 @@ def pixel_axis(box: int) -> np.ndarray:
     return (np.arange(box) - box // 2) * PIXEL
 
 
-def our_image(mixture: Mixture, angles: np.ndarray, box: int, engine="separable") -> np.ndarray:
+def our_image(mixture: Mixture, angles: np.ndarray, box: int, engine: Engine = "separable") -> np.ndarray:
     rotation = euler_to_matrix(torch.from_numpy(angles)[None])
     return to_real(project(mixture, rotation.to(mixture.center), box, PIXEL, engine), box)[0].numpy()
 
@@ -106,7 +107,7 @@ def test_narrow_gaussians_lose_what_is_beyond_nyquist():
     axis = (np.arange(fine * box) - fine * (box // 2)) * PIXEL / fine
     expected = line_integrals(mixture, turn(ANGLES[0]), axis)
     for along in (0, 1):
-        expected = signal.resample(expected, box, axis=along)
+        expected = np.asarray(signal.resample(expected, box, axis=along))
     found = our_image(mixture, ANGLES[0], box)
     assert error(found, expected) < 1e-10
     assert error(line_integrals(mixture, turn(ANGLES[0]), pixel_axis(box)), expected) > 0.02  # plain samples are not it
@@ -120,8 +121,9 @@ def test_an_image_is_the_sum_of_the_turned_map(angles):
     voxels = mixture_to_map(mixture.to(torch.float64), box, PIXEL).numpy()
     inverse = turn(angles).T[::-1, ::-1]  # of (z, y, x)
     middle = np.full(3, box // 2)
-    turned = ndimage.affine_transform(voxels, inverse, middle - inverse @ middle, order=5)
-    for engine in ("auto", "separable"):
+    turned = ndimage.affine_transform(voxels, inverse, middle - inverse @ middle, order=5)  # type: ignore[arg-type]
+    engines: tuple[Engine, ...] = ("auto", "separable")
+    for engine in engines:
         # the splines' own error, hence with both engines; found: 1e-4 and 4e-5
         assert error(our_image(mixture, angles, box, engine), turned.sum(0)) < 3e-4
         assert error(our_image(mixture, -angles, box, engine), turned.sum(0)) > 0.1
