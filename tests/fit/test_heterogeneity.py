@@ -11,65 +11,18 @@ from sklearn.neighbors import KNeighborsRegressor
 from gaussemble.errors import InputError
 from gaussemble.fit.heterogeneity import Options, heterogeneity, read_noise
 from gaussemble.io.files import read_csv, write_csv
-from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
 from gaussemble.io.store import open_store
 from gaussemble.model.heterogeneity import load_model
-from gaussemble.physics.projection import mixture_to_map
 from gaussemble.quantities import Map, Mixture
-from tiny import BOX, PIXEL, bent, make_store, molecule, white_noise_power
-
-NOISE = 0.05  # SNR 0.7: what is tested is the method, not the limit of the data
+from made_heterogeneity import make_inputs, run
+from tiny import BOX, PIXEL, bent, molecule
 
 
 @pytest.fixture
 def study(tmp_path, generator):
-    """A folder with particles, consensus and neutral mixture as the earlier stages leave them; and the true angles."""
-    _, angle = make_store(tmp_path / "particles", 600, NOISE, generator)
-    density = Map(mixture_to_map(molecule(), BOX, PIXEL), PIXEL)
-    write_map(tmp_path / "consensus/map.mrc", density)
-    rings = BOX // 2 + 1
-    frequency = np.arange(rings) / (BOX * PIXEL)
-    power = white_noise_power(NOISE)
-    rows = [(group, ring, frequency[ring], float(power[group, ring])) for group in range(2) for ring in range(rings)]
-    write_csv(
-        tmp_path / "consensus/noise.csv", pd.DataFrame(rows, columns=["optics_group", "ring", "frequency", "power"])
-    )
-    fsc = np.where(frequency < 1 / 14, 1.0, 0.0)
-    write_csv(
-        tmp_path / "consensus/fsc.csv",
-        pd.DataFrame({"ring": range(rings), "frequency": frequency, "resolution": 0.0, "fsc": fsc, "fsc_masked": fsc}),
-    )
-    # the neutral is what a consensus would show: the arm straight, not its true distribution
-    write_mixture(tmp_path / "mixture.npz", molecule(), density)
-    return tmp_path, angle
-
-
-def run(folder, out="out", **changes) -> pd.DataFrame:
-    """The stage with small networks; returns latent.csv."""
-    options = Options(
-        **(
-            {
-                "latent_dim": 2,
-                "epochs": 25,
-                "batch": 32,
-                "hidden": 64,
-                "inputs": 12,
-                "learning_rate": 5e-3,
-                "resolution": 16.0,
-            }
-            | changes
-        )
-    )
-    heterogeneity(
-        particles=folder / "particles",
-        consensus=folder / "consensus",
-        neutral=folder / "mixture.npz",
-        out=folder / out,
-        region=changes.get("region"),
-        options=options,
-    )
-    return pd.read_csv(folder / out / "latent.csv")
+    """A folder with what the earlier stages leave, and the true angles."""
+    return tmp_path, make_inputs(tmp_path, 600, generator)
 
 
 @pytest.mark.parametrize(
