@@ -18,6 +18,14 @@ from gaussemble.io.files import written
 from gaussemble.options import StageOptions
 
 
+class Part(StageOptions):
+    """A section in a list."""
+
+    title: str = Field(description="What it is called.")
+    weight: float | None = Field(default=None, gt=0, description="How heavy.")
+    file: Path | None = Field(default=None, description="Where it is.")
+
+
 class Options(StageOptions):
     """A field of every kind that a stage may have."""
 
@@ -26,6 +34,7 @@ class Options(StageOptions):
     kind: Literal["round", "square"] = Field(default="round", description="Which shape.")
     name: str = Field(default="none of them", description="A text.")
     bright_side: bool = Field(default=True, description="Whether it shines.")
+    parts: tuple[Part, ...] = Field(default=(), description="What it is made of.")
 
 
 CALLS: list[dict] = []
@@ -95,6 +104,13 @@ def test_flags_reach_the_function_with_their_types(run):
     assert called["options"] == Options(count=7, rate=1e-3, kind="square", name="chain A/1-20", bright_side=False)
 
 
+def test_a_list_of_sections_is_json(run):
+    text = '[{"title": "it\'s {one}", "weight": null, "file": "a b.mrc"}, {"title": "two", "weight": 2}]'
+    parts = (Part(title="it's {one}", file=Path("a b.mrc")), Part(title="two", weight=2.0))
+    assert run(*FILES, f"--parts={text}")[1]["options"] == Options(parts=parts)
+    assert run(*FILES, "--parts=[]")[1]["options"] == Options()
+
+
 def test_none_is_none_only_where_it_may_be(run):
     assert run(*FILES, "--rate=none", "--name=none")[1]["options"] == Options(rate=None, name="none")
     assert run(*FILES, "--count=none")[0] == 2
@@ -104,6 +120,11 @@ def test_none_is_none_only_where_it_may_be(run):
     ("arguments", "words"),
     [
         (("--out", "b", "--split", "odd"), ["--star"]),
+        ((*FILES, "--parts=one"), ["--parts", "JSON", "'one'"]),
+        ((*FILES, '--parts={"title": "one"}'), ["--parts", "found"]),
+        ((*FILES, '--parts=[{"title": "one"}, {"title": "two", "weight": -1}]'), ["--parts.1.weight", "greater", "-1"]),
+        ((*FILES, '--parts=[{"weight": 1}]'), ["--parts.0.title", "required"]),
+        ((*FILES, '--parts=[{"title": "one", "wieght": 1}]'), ["--parts.0.wieght", "not permitted"]),
         ((*FILES, "--cuont=3"), ["--cuont=3"]),
         ((*FILES, "--count=many"), ["--count", "'many'"]),
         ((*FILES, "--count=0"), ["--count", "greater than 0"]),
@@ -170,6 +191,7 @@ def test_help_has_every_flag_with_meaning_and_default(run, capsys):
     assert "--rate FLOAT|none How fast, in 100 % of something. (default: none)" in text
     assert "--bright-side, --no-bright-side" in text
     assert "--more PATH" in text
+    assert "--parts JSON What it is made of. (default: [])" in text
 
 
 def test_a_misspelt_stage_is_told_the_nearest(capsys):

@@ -34,6 +34,8 @@ def test_schema_has_a_sentence_for_every_option():
         missing = [] if "description" in schema or not place else [place]
         for name, each in schema.get("properties", {}).items():
             missing += undescribed(each, f"{place}.{name}")
+            if "properties" in each.get("items", {}):
+                missing += undescribed(each["items"], f"{place}.{name}.N")
         return missing
 
     schema = json.loads(config.schema_text())
@@ -45,6 +47,23 @@ def test_an_analysis_is_not_called_like_a_stage():
     schema = json.loads(config.schema_text())
     for name, right in {"domains": True, "neutral": False, "a/b": False, "": False}.items():
         assert jsonschema.Draft202012Validator(schema).is_valid({"dataset": "x", "analyses": {name: {}}}) is right
+
+
+def test_sections_in_lists_are_whole_in_schema_and_reference():
+    schema = json.loads(config.schema_text())
+    text = json.dumps(schema)
+    assert "$ref" not in text
+    assert "$defs" not in text
+    analysis = schema["properties"]["analyses"]["additionalProperties"]["properties"]["heterogeneity"]["properties"]
+    decoder = analysis["decoders"]["items"]
+    assert decoder["required"] == ["name"]
+    assert decoder["additionalProperties"] is False
+    assert decoder["properties"]["region"]["format"] == "path"
+    assert decoder["properties"]["domains"]["items"]["properties"]["mask"]["format"] == "path"
+    reference = config.reference_text()
+    assert "## analyses.NAME.heterogeneity.decoders.N.domains.N\n" in reference
+    assert "| `decoders` | list of sections | `[]` |" in reference
+    assert "| `decoders` | list of strings or null | `null` |" in reference
 
 
 def requirements() -> set[str]:
