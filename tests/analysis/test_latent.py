@@ -1,5 +1,6 @@
 """Principal components, clusters and trajectories of latents."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from gaussemble.analysis.latent import Options, find_clusters, latent, principal_axes, trajectory, umap_picture
 from gaussemble.errors import InputError
+from gaussemble.io.posteriors import Posteriors, write_posteriors
 
 QUICK = {"umap": False}
 
@@ -161,3 +163,49 @@ def test_mistakes_are_told_in_one_line(tmp_path, spoil, options, message):
         run(tmp_path, spoil(table_of(z)), **options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "latent").exists()
+
+
+def seen_badly(size: int = 1500) -> tuple[pd.DataFrame, Posteriors, np.ndarray]:
+    """Two groups 4 apart on axis 1, of which half of the particles show that axis and the others the second alone."""
+    rng = np.random.default_rng(5)
+    state = rng.integers(0, 2, size)
+    true = np.stack([4.0 * state - 2, np.zeros(size)], 1) + 0.2 * rng.normal(size=(size, 2))
+    shown = rng.integers(0, 2, size)
+    sd = np.where(np.arange(2) == shown[:, None], 0.6, 30.0)
+    estimate = true + sd * rng.normal(size=(size, 2))
+    prior = np.diag([9.0, 9.0])
+    precision = np.stack([np.diag(row) for row in sd**-2.0])
+    covariance = np.linalg.inv(precision + np.linalg.inv(prior))
+    mean = np.einsum("nij,nj->ni", covariance @ precision, estimate)
+    table = table_of(mean, np.sqrt(np.einsum("nii->ni", covariance))).assign(held_out=(np.arange(size) % 5 == 0))
+    return table, Posteriors(table["particle"].to_numpy(), mean, covariance, np.zeros(2), prior), state
+
+
+def test_deconvolution_puts_particles_where_their_views_say(tmp_path):
+    table, posteriors, state = seen_badly()
+    write_posteriors(tmp_path / "posterior.npz", posteriors)
+    table.astype({"held_out": int}).to_csv(tmp_path / "latent.csv", index=False)
+    options = Options(clusters=2, method="deconvolution", umap=False)
+    latent(latent=tmp_path / "latent.csv", out=tmp_path, posteriors=tmp_path / "posterior.npz", options=options)
+    cluster = pd.read_csv(tmp_path / "clusters.csv")["cluster"]
+    clear = table["sd1"] < 1
+    assert (cluster[clear] == state[clear] + 1).mean() > 0.98  # numbered along pc1, which is z1 here
+    found = json.loads((tmp_path / "structure.json").read_text())
+    assert found["varies"]
+    assert found["clustered"]
+    assert found["variation"]["mean"] > 3 * found["variation"]["error"]
+
+
+def test_deconvolution_wants_the_posteriors_of_these_particles(tmp_path):
+    table, posteriors, _ = seen_badly(60)
+    with pytest.raises(InputError, match=r"goes by posterior\.npz"):
+        run(tmp_path, table, method="deconvolution", clusters=2)
+    write_posteriors(tmp_path / "posterior.npz", posteriors)
+    table.iloc[::-1].to_csv(tmp_path / "latent.csv", index=False)
+    with pytest.raises(InputError, match=r"not the particles of latent\.csv"):
+        latent(
+            latent=tmp_path / "latent.csv",
+            out=tmp_path,
+            posteriors=tmp_path / "posterior.npz",
+            options=Options(**QUICK),
+        )
