@@ -12,6 +12,7 @@ from gaussemble.errors import InputError
 from gaussemble.fit.heterogeneity import Options, heterogeneity, read_noise
 from gaussemble.io.files import read_csv, write_csv
 from gaussemble.io.mrc import write_map
+from gaussemble.io.posteriors import read_posteriors
 from gaussemble.io.store import open_store
 from gaussemble.model.heterogeneity import load_model
 from gaussemble.quantities import Map, Mixture
@@ -54,10 +55,14 @@ def test_the_decoded_arm_is_where_the_true_arm_is(study):
 def test_files_keep_the_contract(study):
     folder, _ = study
     table = run(folder, epochs=2)
-    assert list(table.columns) == ["particle", "z1", "z2", "sd1", "sd2", "loss", "held_out"]
+    assert list(table.columns) == ["particle", "z1", "z2", "sd1", "sd2", "loss", "held_out", "observability"]
     assert table["particle"].tolist() == [3 * row + 1 for row in range(600)]
     assert table["held_out"].sum() == 60
     assert np.isfinite(table.to_numpy()).all()
+    posteriors = read_posteriors(folder / "out/posterior.npz")
+    assert posteriors.particle.tolist() == table["particle"].tolist()
+    deviation = np.sqrt(posteriors.covariance[:, [0, 1], [0, 1]])
+    assert np.allclose(deviation, table[["sd1", "sd2"]], rtol=1e-5)
     history = pd.read_csv(folder / "out/history.csv")
     assert list(history.columns) == ["epoch", "loss", "held_out_loss", "learning_rate", "seconds", "round"]
     assert not list((folder / "out").glob(".*"))

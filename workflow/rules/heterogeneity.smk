@@ -2,7 +2,7 @@
 
 REQUIRES  results/{dataset}/{split}/  particles/ consensus/ neutral/; the masks that the config names;
           seeds/, if regions are selections of atoms or geometry is restrained
-PROVIDES  results/{dataset}/{split}/{analysis}/heterogeneity/  model.pt latent.csv history.csv
+PROVIDES  results/{dataset}/{split}/{analysis}/heterogeneity/  model.pt latent.csv posterior.npz history.csv
 """
 
 
@@ -24,6 +24,7 @@ rule heterogeneity:
     output:
         model="results/{dataset}/{split}/{analysis}/heterogeneity/model.pt",
         latent="results/{dataset}/{split}/{analysis}/heterogeneity/latent.csv",
+        posterior="results/{dataset}/{split}/{analysis}/heterogeneity/posterior.npz",
         history="results/{dataset}/{split}/{analysis}/heterogeneity/history.csv",
     log:
         "results/{dataset}/logs/{split}/{analysis}/heterogeneity.txt",

@@ -20,12 +20,13 @@ from gaussemble.fit.band import Band, Batch, open_band, particle_scales, ring_ga
 from gaussemble.fit.checkpoints import remove_checkpoint
 from gaussemble.fit.consistency import problems, resolutions
 from gaussemble.fit.devices import DeviceName
-from gaussemble.fit.distributed import combine, is_first, workers
+from gaussemble.fit.distributed import is_first, workers
+from gaussemble.fit.embedding import embed
 from gaussemble.fit.gradients import COLUMNS, gradient_inputs, make_pooling
 from gaussemble.fit.losses import LOSSES, LossName
 from gaussemble.fit.neutral import consensus_resolution
 from gaussemble.fit.penalties import make_penalties
-from gaussemble.fit.posterior import Posterior, Prior, refine, unit_prior
+from gaussemble.fit.posterior import Posterior, Prior, observability
 from gaussemble.fit.regions import Ground, memberships
 from gaussemble.fit.rounds import Round, default_rounds, given_rounds
 from gaussemble.fit.sections import DecoderOptions, DomainOptions, RoundOptions
@@ -34,6 +35,7 @@ from gaussemble.fit.training import TrainingOptions, encode_all, losses_at, trai
 from gaussemble.io.files import read_csv, write_csv
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map
+from gaussemble.io.posteriors import Posteriors, write_posteriors
 from gaussemble.io.store import ImageStore, open_store
 from gaussemble.model.decoders import DecoderDesign, DecoderKind, Vectors
 from gaussemble.model.encoders import EncoderDesign, EncoderKind, sampling_points
@@ -126,7 +128,12 @@ class Options(TrainingOptions):
         default=(), description="Rounds of training, one after another; replaces epochs and coarse_epochs."
     )
     refine_steps: int = Field(
-        default=1, ge=0, description="Gauss-Newton steps on each particle's latent after training."
+        default=2, ge=0, description="At most so many Gauss-Newton steps on each particle's latent after training."
+    )
+    posterior_samples: int = Field(
+        default=16,
+        ge=0,
+        description="Samples of a particle's posterior, for its mean and standard deviations; 0: mode and curvature.",
     )
     device: DeviceName = Field(default="auto", description="Where to train: auto takes a GPU when there is one.")
 
@@ -205,18 +212,6 @@ def finest_resolution(options: Options, store: ImageStore, curve: Path) -> float
             f"{max(wanted, finest):.4g} Å; the lowest must be a larger number"
         )
     return max(wanted, finest)
-
-
-def refine_all(
-    model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"], prior: Prior, steps: int
-) -> Posterior:
-    """Every particle's latent vector, refined, and its uncertainty."""
-    refined = torch.zeros_like(latent)
-    covariance = latent.new_zeros(*latent.shape, latent.shape[1])
-    for rows, batch in study.passed("latents"):
-        found = refine(model, batch, latent[rows].to(study.device), prior.to(study.device), steps).to("cpu")
-        refined[rows], covariance[rows] = found.latent, found.covariance
-    return Posterior(combine(refined), combine(covariance))
 
 
 def read_noise(path: Path, store: ImageStore) -> Float[Tensor, "group ring"]:
@@ -307,13 +302,20 @@ def prepare(
     return model, study, rounds
 
 
-def latent_table(study: Study, posterior: Posterior, loss: Float[Tensor, " image"]) -> pd.DataFrame:
-    """Columns particle, z1.., sd1.., loss (relative to the neutral mixture's), held_out."""
+def latent_table(study: Study, posterior: Posterior, prior: Prior, loss: Float[Tensor, " image"]) -> pd.DataFrame:
+    """Columns particle, z1.., sd1.., loss (relative to the neutral mixture's), held_out, observability."""
     columns = {"particle": study.band.particles.particle}
     for name, values in (("z", posterior.latent), ("sd", posterior.deviation)):
         columns |= {f"{name}{number}": column for number, column in enumerate(values.unbind(1), start=1)}
     columns |= {"loss": loss - study.baseline, "held_out": study.held_out.int()}
+    columns |= {"observability": observability(posterior, prior)}
     return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
+
+
+def as_posteriors(band: Band, posterior: Posterior, prior: Prior) -> Posteriors:
+    """What posterior.npz holds."""
+    parts = (band.particles.particle, posterior.latent, posterior.covariance, prior.mean, prior.covariance)
+    return Posteriors(*(part.cpu().numpy() for part in parts))
 
 
 def heterogeneity(
@@ -328,7 +330,7 @@ def heterogeneity(
     checkpoint: Path | None = None,
     options: Options,
 ) -> None:
-    """Train and embed; writes model.pt, latent.csv, history.csv.
+    """Train and embed; writes model.pt, latent.csv, posterior.npz, history.csv.
 
     Args:
         particles: folder of the image store.
@@ -356,12 +358,13 @@ def heterogeneity(
         network, study, rounds = prepare(band, ground, (sections, members), resolution, device, options)
         say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {device}")
         history = train(network, study, options, rounds, checkpoint)
-        prior = unit_prior(options.latent_dim, options.prior)
-        posterior = refine_all(network, study, encode_all(network, study), prior, options.refine_steps)
+        latent = encode_all(network, study)
+        posterior, prior = embed(network, study, latent, options.prior, options.refine_steps, options.posterior_samples)
         loss = losses_at(network, study, posterior.latent)
         if is_first():
             save_model(out / "model.pt", network)
-            write_csv(out / "latent.csv", latent_table(study, posterior, loss))
+            write_csv(out / "latent.csv", latent_table(study, posterior, prior, loss))
+            write_posteriors(out / "posterior.npz", as_posteriors(band, posterior, prior))
             write_csv(out / "history.csv", history)
             remove_checkpoint(checkpoint)
         say(
