@@ -13,6 +13,7 @@ from gaussemble.analysis import agreement, latent
 from gaussemble.io.files import write_csv, write_json
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
+from gaussemble.io.posteriors import Posteriors, write_posteriors
 from gaussemble.io.relion import Metadata, no_contrast_transfer
 from gaussemble.io.star import StarFile
 from gaussemble.io.store import write_store
@@ -150,7 +151,11 @@ def make_analysis(folder: Path, numbers: np.ndarray, particles: int, seed: int, 
     write_csv(folder / "heterogeneity" / "history.csv", pd.DataFrame(history))
     save_model(folder / "heterogeneity" / "model.pt", made_model())
     options = latent.Options(umap=umap, points=3)
-    latent.latent(latent=folder / "heterogeneity" / "latent.csv", out=folder / "latent", options=options)
+    covariance = np.tile(np.diag([0.3, 0.5, 0.2]) ** 2, (len(z), 1, 1))
+    known = Posteriors(table["particle"].to_numpy(), z, covariance, z.mean(0), np.cov(z.T))
+    write_posteriors(folder / "heterogeneity" / "posterior.npz", known)
+    paths = {"latent": folder / "heterogeneity" / "latent.csv", "posteriors": folder / "heterogeneity/posterior.npz"}
+    latent.latent(**paths, out=folder / "latent", options=options)
 
     clusters = pd.read_csv(folder / "latent" / "clusters.csv")["cluster"].to_numpy()
     for number in range(1, 5):

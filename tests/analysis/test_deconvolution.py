@@ -104,3 +104,14 @@ def test_a_prior_is_taken_out_again(random):
     assert np.allclose(found.information, information, atol=1e-12)
     again = posterior_means(found, Populations(np.ones(1), middle[None], prior[None]))
     assert np.allclose(again, latent)
+
+
+def test_an_axis_that_no_view_shows_does_no_harm(random):
+    true = random.normal([1.0, 0.0], [2.0, 0.0], size=(2000, 2))
+    seen = seen_through(random, true, 0.5, 0.5)
+    blind = Likelihoods(seen.precision * np.array([[1, 0], [0, 0]]), seen.information * np.array([1, 0]))
+    found = deconvolve(blind, 1)
+    assert found.mean[0, 0] == pytest.approx(1.0, abs=0.15)  # standard error 0.046
+    assert found.covariance[0, 0, 0] == pytest.approx(4.0, rel=0.12)  # standard error 3 %
+    nothing = Likelihoods(np.zeros((50, 2, 2)), np.zeros((50, 2)))
+    assert np.isfinite(log_evidence(nothing, deconvolve(nothing, 2))).all()

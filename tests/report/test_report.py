@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from gaussemble.errors import InputError
+from gaussemble.io.files import write_json
 from gaussemble.report.captions import CAPTIONS
 from gaussemble.report.names import FIGURES
-from gaussemble.report.report import Options, flat, particles_part, report, units_kept
+from gaussemble.report.report import Options, chapter_text, flat, particles_part, report, units_kept
 from made_results import make_results
 
 PIXEL = bytes.fromhex(
@@ -86,6 +87,16 @@ def test_the_numbers_are_those_of_the_results(results):
     assert "0.912" in text  # the R² of the swing
     assert "the best possible is 0.951" in text
     assert "abababababababab" in text
+
+
+def test_what_chance_gives_is_told_beside_the_clusters(results):
+    found = json.loads((results / "full/main/latent/structure.json").read_text())
+    text = chapter_text(results, "main", "states", {})[0]
+    assert text == [f"By every tenth particle, since none was kept from training: {found['sentence']}."]
+    assert found["varies"]
+    write_json(results / "full/main/latent/structure.json", found | {"kept_from_training": True})
+    text = chapter_text(results, "main", "states", {})[0]
+    assert text == [f"By 30 particles that were kept from training: {found['sentence']}."]
 
 
 def test_what_a_run_does_not_have_is_named(results):

@@ -9,6 +9,7 @@ A likelihood is held as its precision Λ and information η, exp(-z'Λz/2 + η'z
 nothing at all along some axis (Λ has then no inverse).
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,17 +126,20 @@ def deconvolve(seen: Likelihoods, components: int, seed: int = 0, starts: int = 
 
 
 def _one(seen: Likelihoods) -> Populations:
-    """A single component, as wide as the particles' own estimates are scattered."""
-    total = seen.precision.sum(0) + 1e-9 * np.eye(seen.information.shape[1])
-    mean = np.linalg.solve(total, seen.information.sum(0))
-    # mean of the prior-free estimates' squared distance, each counted by its precision
-    width = len(seen) * np.trace(np.linalg.inv(total)) / len(mean)
-    return Populations(np.ones(1), mean[None], max(width, 1e-12) * np.eye(len(mean))[None])
+    """A single component, as wide as the particles' own estimates err; also along axes of which no view says anything."""
+    values, axes = np.linalg.eigh(seen.precision.sum(0))
+    told = values > 1e-6 * max(values.max(), 1e-300)
+    inverse = np.where(told, 1 / np.where(told, values, 1.0), 0.0)
+    mean = (axes * inverse) @ axes.T @ seen.information.sum(0)
+    width = len(seen) * inverse.sum() / max(told.sum(), 1)
+    return Populations(np.ones(1), mean[None], (width or 1.0) * np.eye(len(mean))[None])
 
 
 def _start(centers: np.ndarray, whole: Populations, components: int, seed: int) -> Populations:
     """Components at k-means centres, each as wide as its share of the whole."""
-    means = KMeans(components, n_init="auto", random_state=seed).fit(centers)
+    with warnings.catch_warnings():  # where there are fewer distinct places, some components stand in one
+        warnings.filterwarnings("ignore", message="Number of distinct clusters")
+        means = KMeans(components, n_init="auto", random_state=seed).fit(centers)
     share = np.bincount(np.asarray(means.labels_), minlength=components) / len(centers)
     width = whole.covariance[0] / components ** (2 / centers.shape[1])
     return Populations(share.clip(min=1e-6), np.asarray(means.cluster_centers_, float), np.stack([width] * components))

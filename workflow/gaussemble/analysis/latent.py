@@ -239,6 +239,7 @@ def _say_structure(seen: Likelihoods, table: pd.DataFrame, options: Options) -> 
         "varies": verdict.varies,
         "clustered": verdict.clustered,
         "valley": verdict.valley,
+        "kept_from_training": bool(held_out.any()),
         **{name: asdict(one) | {"probability": one.probability} for name, one in gains.items()},
         "sentence": verdict.sentence,
     }

@@ -103,7 +103,7 @@ def analysis_part(results: Path, name: str, absent: dict[str, str]) -> dict[str,
 def chapter_text(results: Path, name: str, chapter: str, verdict: dict[str, Any]) -> tuple[list[str], list[dict]]:
     """The sentences and tables of a chapter."""
     if chapter == "states":
-        return [], [cluster_table(results / "full" / name)]
+        return structure_lines(results / "full" / name), [cluster_table(results / "full" / name)]
     if chapter == "agreement":
         return agreement_lines(verdict), [match_table(verdict)]
     path = results / "truth" / f"{name}.json"
@@ -119,6 +119,17 @@ def table(columns: list[str], rows: list[list[Any]], numbers: str = "", title: s
     marks = numbers.ljust(len(columns))
     heads = [{"label": label, "style": styles.get(mark, "")} for label, mark in zip(columns, marks, strict=True)]
     return {"columns": heads, "rows": rows, "title": title}
+
+
+def structure_lines(folder: Path) -> list[str]:
+    """Whether anything varies beyond chance, by particles that the networks were not trained on."""
+    path = folder / "latent" / "structure.json"
+    if not path.is_file():
+        return []
+    found = read_json(path)
+    kept = f"{found['variation']['particles']:,} particles that were kept from training"
+    judges = kept if found["kept_from_training"] else "every tenth particle, since none was kept from training"
+    return [f"By {judges}: {found['sentence']}."]
 
 
 def cluster_table(folder: Path) -> dict[str, Any]:
