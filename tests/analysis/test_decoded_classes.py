@@ -1,0 +1,72 @@
+"""Classes as decoded structures: found from a poor start, with their shares, as well as they can be told apart."""
+
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+
+from gaussemble.analysis.decoded_classes import DecodedClasses, class_losses, fit_classes, memberships, most_probable
+from gaussemble.fit.band import open_band
+from gaussemble.fit.losses import likelihood
+from gaussemble.io.store import open_store, write_store
+from gaussemble.quantities import Mixture
+from tiny import PIXEL, bent, images, molecule, particles, white_noise_power
+
+NOISE, COUNT = 0.5, 1500
+ANGLES, SHARES = torch.tensor([-0.5, 0.1, 0.6]), torch.tensor([0.5, 0.2, 0.3])
+
+
+def decode(latent: torch.Tensor) -> Mixture:
+    """The arm's angle is the latent: `tiny.bent`, differentiable."""
+    still, cosine, sine = molecule().expand(len(latent)), latent[:, :1].cos(), latent[:, :1].sin()
+    x, y, z = still.center[:, 16:].unbind(-1)
+    arm = torch.stack([cosine * x - sine * y, sine * x + cosine * y, z], dim=-1)
+    return Mixture(torch.cat([still.center[:, :16], arm], dim=1), still.amplitude, still.width)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Particles of three angles: their band and classes."""
+    generator = torch.Generator().manual_seed(5)
+    known = particles(COUNT, generator)
+    label = torch.multinomial(SHARES, COUNT, replacement=True, generator=generator)
+    folder = tmp_path_factory.mktemp("classes")
+    write_store(folder, known, images(known, bent(molecule(), ANGLES[label]), NOISE, generator), PIXEL)
+    return open_band(open_store(folder), white_noise_power(NOISE), 15.0), label
+
+
+def test_structures_and_shares_are_found(study):
+    band, label = study
+    found = fit_classes(decode, band, torch.tensor([[-0.2], [0.0], [0.2]]), passes=4)
+    # standard error of an angle here: about 0.01
+    assert torch.allclose(found.latent[:, 0], ANGLES, atol=0.06)
+    assert torch.allclose(found.share, torch.bincount(label) / COUNT, atol=0.06)
+    best = memberships(decode, band, DecodedClasses(ANGLES[:, None], SHARES))
+    ours, limit = (adjusted_rand_score(label, most_probable(one)) for one in (memberships(decode, band, found), best))
+    assert 0.2 < limit < 0.97  # noise through which the classes are not plain
+    assert ours > 0.95 * limit
+
+
+def test_probabilities_are_honest(study):
+    """Under the true structures the mean probability of the true class is the mean of the squares."""
+    band, label = study
+    probability = memberships(decode, band, DecodedClasses(ANGLES[:, None], SHARES))
+    assert torch.allclose(probability.sum(1), torch.ones(COUNT))
+    right = probability.gather(1, label[:, None]).mean()
+    assert float(right) == pytest.approx(float(probability.square().sum(1).mean()), abs=0.04)
+
+
+def test_a_loss_is_that_of_its_structure(study):
+    band, _ = study
+    batch = band.batch(torch.arange(7))
+    losses = class_losses(batch, decode(ANGLES[:, None]))
+    alone = decode(ANGLES[1:2, None])
+    expected = likelihood(batch, batch.predict(Mixture(alone.center[0], alone.amplitude[0], alone.width[0])))
+    assert torch.allclose(losses[:, 1], expected, rtol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_classes(study):
+    band, _ = study
+    start = torch.tensor([[-0.2], [0.2]])
+    one, other = (fit_classes(decode, band, start, seed=3) for _ in range(2))
+    assert torch.equal(one.latent, other.latent) and torch.equal(one.share, other.share)
+    assert torch.equal(start, torch.tensor([[-0.2], [0.2]]))
