@@ -51,7 +51,7 @@ def make_model(study: Study, dropout: float = 0.0, **changes) -> DeformableMixtu
         field=BOX * PIXEL, length=RESOLUTION, **changes,
     )  # fmt: skip
     model = build_model(design, neutral, [torch.ones(len(neutral), dtype=torch.bool)], 0)
-    model.encoder.start_at_components(study.sample(1000))
+    model.encoder.start_at_components(study.sampled_evidence(1000, model.encoder.reads_images))
     return model
 
 

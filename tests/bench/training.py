@@ -25,7 +25,7 @@ from gaussemble.fit.gradients import gradient_inputs, make_pooling
 from gaussemble.fit.losses import likelihood
 from gaussemble.fit.rounds import Round
 from gaussemble.fit.study import Study, batches, choose_held_out, make_study, shuffled, source
-from gaussemble.fit.training import TrainingOptions, encode_all, reads_images, train
+from gaussemble.fit.training import TrainingOptions, encode_all, train
 from gaussemble.io.store import open_store, write_particles, written_images
 from gaussemble.model.heterogeneity import DeformableMixture, build_model, single_design
 from gaussemble.physics.rotations import random_rotations
@@ -76,7 +76,7 @@ def prepare(folder: Path, gaussians: int) -> tuple[DeformableMixture, Study]:
         field=store.box * PIXEL, length=RESOLUTION,
     )  # fmt: skip
     model = build_model(design, neutral, [varies], 0)
-    model.encoder.start_at_components(study.sampled_evidence(20_000, reads_images(model)))
+    model.encoder.start_at_components(study.sampled_evidence(20_000, model.encoder.reads_images))
     return model, study
 
 

@@ -76,34 +76,75 @@ def folder(tmp_path_factory):
     return path
 
 
-def run(folder: Path, out: Path, launcher: list[str], *options: str) -> subprocess.CompletedProcess:
-    """The stage as a user calls it."""
+def called(folder: Path, out: Path, launcher: list[str], *options: str) -> tuple[list[str], dict[str, str]]:
+    """The stage's command as a user gives it, and its environment."""
     files = ["--particles", folder / "particles", "--consensus", folder / "consensus"]
     files += ["--neutral", folder / "mixture.npz", "--out", out, "--checkpoint", out / "checkpoints" / "a.pt"]
     settings = ["--epochs", "4", "--hidden", "32", "--latent-dim", "2", "--inputs", "12", "--resolution", "16"]
     settings += ["--device", "cpu", "--batch", "32", "--checkpoint-seconds", "0", *options]
     command = [sys.executable, "-m", *launcher, "gaussemble", "heterogeneity", *map(str, files), *settings]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1"}
+    return command, os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    """The stage to its end; see `called`."""
+    command, environment = called(*arguments)
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tmp_path_factory):
+    """The folder of a stage that nothing disturbed, and what it said."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    ended = run(folder, out, [])
+    assert ended.returncode == 0, ended.stderr
+    return out, ended.stderr
 
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 
+def without_seconds(out: Path) -> pd.DataFrame:
+    """The curves."""
+    return pd.read_csv(out / "history.csv").drop(columns="seconds")
+
+
 @pytest.mark.slow
-def test_torchrun_gives_what_one_process_gives(folder, tmp_path):
-    one, two = run(folder, tmp_path / "one", []), run(folder, tmp_path / "two", TORCHRUN)
-    assert (one.returncode, two.returncode) == (0, 0), one.stderr + two.stderr
-    for said in (one.stderr, two.stderr):
+def test_torchrun_gives_what_one_process_gives(folder, alone, tmp_path):
+    one, two = alone[0], tmp_path / "two"
+    ended = run(folder, two, TORCHRUN)
+    assert ended.returncode == 0, ended.stderr
+    for said in (alone[1], ended.stderr):
         assert said.count("heterogeneity: epoch 4,") == 1  # the first process speaks
-    assert {each.name for each in (tmp_path / "two").iterdir()} == {"model.pt", "latent.csv", "history.csv"}
-    history, again = (pd.read_csv(tmp_path / name / "history.csv").drop(columns="seconds") for name in ("one", "two"))
+    assert {each.name for each in one.iterdir()} == {each.name for each in two.iterdir()}
+    assert not (two / "checkpoints").exists()
     # sums in another order, through 40 steps; the losses are some tens of nats
-    np.testing.assert_allclose(again, history, rtol=1e-3, atol=1e-2)
-    latent, again = (pd.read_csv(tmp_path / name / "latent.csv") for name in ("one", "two"))
+    np.testing.assert_allclose(without_seconds(two), without_seconds(one), rtol=1e-3, atol=1e-2)
+    latent, again = (pd.read_csv(out / "latent.csv") for out in (one, two))
     assert latent["particle"].equals(again["particle"])
     assert latent["held_out"].equals(again["held_out"])
     assert np.abs(latent["z1"] - again["z1"]).max() < 0.05 * latent["z1"].std()
+
+
+@pytest.mark.slow
+def test_a_stage_that_a_queue_ends_goes_on(folder, alone, tmp_path):
+    out = tmp_path / "out"
+    command, environment = called(folder, out, [], "--checkpoint-seconds", "1e6")
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    for line in child.stderr:
+        if "epoch 1," in line:
+            child.terminate()
+            break
+    said = child.communicate()[1]
+    assert (child.returncode, said.count("Traceback")) == (128 + 15, 0)
+    assert [each.name for each in out.iterdir()] == ["checkpoints"]
+    ended = run(folder, out, [])
+    assert ended.returncode == 0, ended.stderr
+    assert "going on after epoch" in ended.stderr
+    assert not (out / "checkpoints").exists()
+    pd.testing.assert_frame_equal(without_seconds(out), without_seconds(alone[0]), check_exact=True)
+    assert (out / "latent.csv").read_bytes() == (alone[0] / "latent.csv").read_bytes()
 
 
 @pytest.mark.slow

@@ -94,8 +94,12 @@ def test_baselines_are_losses_of_the_neutral_mixture(folder):
 
 def test_a_sample_is_from_everywhere(folder):
     study = make_study_of(folder)
-    assert torch.equal(study.sample(1000), study.gradients.read(torch.arange(260)))
-    assert torch.equal(study.sample(100), study.gradients.read(torch.arange(0, 260, 3)))
+    every, third = list(study.sampled_evidence(1000, False)), list(study.sampled_evidence(100, True))
+    assert torch.equal(torch.cat([each.gradient for each in every]), study.gradients.read(torch.arange(260)))
+    assert sum(each.image.numel() for each in every) == 0
+    rows = torch.arange(0, 260, 3)
+    assert torch.equal(torch.cat([each.gradient for each in third]), study.gradients.read(rows))
+    assert torch.equal(torch.cat([each.image for each in third]), study.band.transforms.read(rows))
 
 
 def test_a_particle_without_a_finite_gradient_is_named(folder):

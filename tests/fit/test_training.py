@@ -47,11 +47,15 @@ def same(found, expected, tolerance: float = 0.0) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 100])
-def test_learning_rate_rises_then_falls(steps):
+def test_learning_rate_rises_then_falls_or_stays(steps):
     shares = [rate_share(done, steps) for done in range(steps)]
     assert max(shares) == pytest.approx(1.0)
     assert min(shares) > 0
     assert shares.index(max(shares)) <= max(1, steps // 10)
+    level = [rate_share(done, steps, falls=False) for done in range(steps)]
+    rising = max(1, steps // 10)
+    assert level[:rising] == shares[:rising]
+    assert set(level[rising:]) <= {1.0}
 
 
 def test_rounds_become_epochs_whose_last_may_be_a_part():
@@ -59,15 +63,15 @@ def test_rounds_become_epochs_whose_last_may_be_a_part():
     assert [(each.number, each.round, each.first, each.steps, each.round_steps) for each in plan] == [
         (1, 1, 0, 10, 25), (2, 1, 10, 10, 25), (3, 1, 20, 5, 25), (4, 2, 0, 1, 1), (5, 3, 0, 10, 10),
     ]  # fmt: skip
+    assert [each.last for each in plan] == [False] * 4 + [True]
 
 
 def test_history_has_a_row_an_epoch_and_each_round_its_own_schedule(alone):
     history, _, _ = alone
     assert history["round"].tolist() == [1, 1, 2, 2]
     assert history["epoch"].tolist() == [1, 2, 3, 4]
-    # 7 steps an epoch; the first round has 10 (1 up, then a cosine over 9), the second 14 at its own rate
-    expected = [4e-3 * 0.5 * (1 + math.cos(math.pi * done / 9)) for done in (5, 8)]
-    assert history["learning_rate"][:2].tolist() == pytest.approx(expected)
+    # 7 steps an epoch; the first round stays up, the second falls from its own rate: 14 steps, 1 of them up
+    assert history["learning_rate"][:2].tolist() == [4e-3, 4e-3]
     assert history["learning_rate"][3] == pytest.approx(2e-3 * 0.5 * (1 + math.cos(math.pi * 12 / 13)))
 
 
@@ -160,6 +164,7 @@ def test_the_gradient_is_cut(folder):
     assert len(norms) == 7
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_numbers(folder, tmp_path, alone):
     """Real SIGKILLs of a process that writes a checkpoint after every step, so some hit the writing itself."""
     checkpoint, results, moments = tmp_path / "run" / "training.pt", tmp_path / "results.pt", random.Random(1)
@@ -182,6 +187,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_numbers(folder, tmp_path, al
     assert not checkpoint.parent.exists()
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_a_checkpoint_and_143(folder, tmp_path, alone):
     checkpoint, results = tmp_path / "training.pt", tmp_path / "results.pt"
     said = results.with_suffix(".txt")
@@ -200,12 +206,11 @@ def test_sigterm_leaves_a_checkpoint_and_143(folder, tmp_path, alone):
     same(torch.load(results), alone)
 
 
-def test_dropout_too_is_the_same_after_a_restart(folder, tmp_path):
+@pytest.mark.slow
+def test_dropout_too_is_the_same_after_a_restart(folder, tmp_path, alone):
     expected = trained(folder, dropout=0.3)
+    assert not np.allclose(expected[0]["loss"], alone[0]["loss"])
     checkpoint, results = tmp_path / "training.pt", tmp_path / "results.pt"
-    half = [ROUNDS[0]]
-    history, _, _ = trained(folder, half, dropout=0.3)
-    assert history["loss"].tolist() == expected[0]["loss"][:2].tolist()
     child = start(folder, results, checkpoint=checkpoint, dropout=0.3)
     while child.is_alive() and not checkpoint.exists():
         time.sleep(0.002)
@@ -213,7 +218,7 @@ def test_dropout_too_is_the_same_after_a_restart(folder, tmp_path):
     child.join()
     child = start(folder, results, checkpoint=checkpoint, dropout=0.3)
     child.join()
-    same(torch.load(results), expected, 1e-6)  # threads differ
+    same(torch.load(results), expected)
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_up(folder, tmp_path, capsys):
@@ -231,6 +236,7 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(folder, tmp_path, capsys
     assert "the checkpoint cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(folder, tmp_path, alone):
     """The same batches and noise, whose gradients are summed in another order: equal to rounding."""
     results = tmp_path / "results.pt"
@@ -244,6 +250,7 @@ def test_two_processes_give_what_one_gives(folder, tmp_path, alone):
     np.testing.assert_allclose(found["loss"], alone[0]["loss"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_what_one_wrote(folder, tmp_path, alone):
     checkpoint, results = tmp_path / "training.pt", tmp_path / "results.pt"
     child = start(folder, results, checkpoint=checkpoint)

@@ -89,10 +89,6 @@ class Study:
         total = -(-(own.stop - own.start) // EVALUATION_BATCH)
         return progress(self.band.batches(EVALUATION_BATCH, self.device), what, total=total)
 
-    def sample(self, most: int) -> Float[Tensor, "image input"]:
-        """Encoder inputs of at most so many particles, evenly from all."""
-        return self.gradients.read(torch.arange(len(self))[:: max(1, -(-len(self) // most))])
-
     def sampled_evidence(self, most: int, images: bool) -> Iterator[Evidence]:
         """What the encoder sees of at most so many particles, evenly from all, batch by batch; `images`: those too."""
         for rows in torch.arange(len(self))[:: max(1, -(-len(self) // most))].split(EVALUATION_BATCH):

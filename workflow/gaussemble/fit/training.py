@@ -49,7 +49,7 @@ class TrainingOptions(StageOptions):
     )
     batch: int = Field(default=64, ge=1, description="Particles a step, of all processes together.")
     learning_rate: float = Field(
-        default=2e-3, gt=0, description="Highest rate of a round's schedule (warm-up, then cosine)."
+        default=2e-3, gt=0, description="Highest rate: each round warms up to it, the last one falls as a cosine."
     )
     gradient_limit: float = Field(
         default=100.0, gt=0, description="Norm to which a step's gradient is cut; stops a single bad batch."
@@ -79,6 +79,7 @@ class Epoch:
     first: int  # steps of the round before it
     steps: int
     round_steps: int
+    last: bool  # whether its round is the last one
 
 
 @dataclass
@@ -116,7 +117,7 @@ class Objective(nn.Module):
         model, study, rows = self.model, self.study, portion.rows
         whole = study.band.batch(rows, study.device, portion.image)
         batch = whole if settings.resolution is None else whole.coarser(study.band.resolution / settings.resolution)
-        latent = model.encode(study.evidence(rows, whole if reads_images(model) else None, portion.gradient))
+        latent = model.encode(study.evidence(rows, whole if model.encoder.reads_images else None, portion.gradient))
         mixture = model.decode(latent + self.options.noise * noise.to(study.device), settings.decoders)
         loss = study.loss(batch, batch.predict(mixture))
         baseline = study.baselines[settings.resolution][rows].to(study.device)
@@ -140,7 +141,7 @@ def train(
         model: on the study's device.
         study: with a baseline for each round's resolution.
         options: see there.
-        rounds: in their order; each has a learning-rate schedule of its own.
+        rounds: in their order; each warms up to its own learning rate, the last one comes down from it.
         checkpoint: where the training is written down every so often and when SIGTERM or SIGINT ends it, and taken up
             where such a file is there; whoever calls removes it when its results are safe.
 
@@ -213,7 +214,8 @@ def plan_epochs(rounds: list[Round], steps: int) -> list[Epoch]:
     for number, settings in enumerate(rounds, start=1):
         whole = max(1, round(settings.epochs * steps))
         for first in range(0, whole, steps):
-            plan.append(Epoch(len(plan) + 1, number, settings, first, min(steps, whole - first), whole))
+            last = number == len(rounds)
+            plan.append(Epoch(len(plan) + 1, number, settings, first, min(steps, whole - first), whole, last))
     return plan
 
 
@@ -229,17 +231,20 @@ def steps_an_epoch(study: Study, rows: Int[Tensor, " image"], size: int) -> int:
     return sum(len(cut(portion, size)) for portion in shuffled(study, rows, source(0)))
 
 
-def rate_share(done: int, steps: int) -> float:
-    """Share of the highest learning rate after `done` of `steps` steps: a tenth up, then down as a cosine."""
+def rate_share(done: int, steps: int, falls: bool = True) -> float:
+    """Share of the highest learning rate after `done` of `steps` steps: a tenth up, then level, or down as a cosine."""
     rising = max(1, steps // 10)
     if done < rising:
         return (done + 1) / rising
+    if not falls:
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (done - rising) / max(1, steps - rising)))
 
 
 def rate_of(epoch: Epoch, step: int, options: TrainingOptions) -> float:
-    """The learning rate of a step of an epoch."""
-    return (epoch.settings.learning_rate or options.learning_rate) * rate_share(epoch.first + step, epoch.round_steps)
+    """The learning rate of a step of an epoch; only in the last round it falls."""
+    share_of_it = rate_share(epoch.first + step, epoch.round_steps, epoch.last)
+    return (epoch.settings.learning_rate or options.learning_rate) * share_of_it
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -331,16 +336,11 @@ def resume(path: Path | None, digest: str, model: DeformableMixture, optimizer: 
     return course
 
 
-def reads_images(model: DeformableMixture) -> bool:
-    """Whether the encoder wants more of a particle than its gradient."""
-    return getattr(model.encoder, "reads_images", False)
-
-
 def seen_by(model: DeformableMixture, study: Study, rows: Tensor, batch: Any = None) -> Float[Tensor, "image latent"]:
     """The encoder's latent vectors of some particles."""
-    if batch is None and reads_images(model):
+    if batch is None and model.encoder.reads_images:
         batch = study.band.batch(rows, study.device)
-    return model.encode(study.evidence(rows, batch if reads_images(model) else None))
+    return model.encode(study.evidence(rows, batch if model.encoder.reads_images else None))
 
 
 @torch.no_grad()
@@ -369,7 +369,9 @@ def encode_all(model: DeformableMixture, study: Study) -> Float[Tensor, "image l
     """The encoder's latent vectors of all particles, on the CPU."""
     model.eval()
     latent = torch.zeros(len(study), model.latent_dim)
-    for rows in torch.arange(len(study))[share(len(study))].split(EVALUATION_BATCH if reads_images(model) else 4096):
+    for rows in torch.arange(len(study))[share(len(study))].split(
+        EVALUATION_BATCH if model.encoder.reads_images else 4096
+    ):
         latent[rows] = seen_by(model, study, rows).cpu()
     return combine(latent)
 
