@@ -3,6 +3,8 @@
 # make check   formatting, lint and types
 # make bench   speed and memory beside baselines of the same run (STAR files, import, reconstruction, projection), then
 #              the demo from scratch in .bench/, with the time and memory of every stage; BENCH="star demo" for some
+# make bench-science  how much of known motions and compositions is found, beside the Bayes limit of the same particles;
+#              SET="linear ring" SNR="0.1 0.01" PARTICLES=5000 WITH="epochs=20 seeds.count=512" for some
 # make clean   remove what the others wrote, except .venv
 
 PYTHON ?= python3.11
@@ -38,6 +40,10 @@ bench: $(BENCH:%=bench-%)
 bench-%: tests/bench/%.py .venv/installed
 	PYTHONPATH=workflow $(BIN)/python $<
 
+bench-science: .venv/installed
+	OMP_NUM_THREADS=1 PYTHONPATH=workflow $(BIN)/python tests/bench/science/run.py $(if $(SET),--set $(SET)) \
+	  $(if $(SNR),--snr $(SNR)) $(if $(PARTICLES),--particles $(PARTICLES)) $(if $(MODEL),--model $(MODEL)) -- $(WITH)
+
 bench-demo: .venv/installed
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --directory .bench --forceall
 	@$(GAUSSEMBLE) summary .bench/results/demo --times
@@ -55,4 +61,4 @@ constraints:
 	{ sed -n '/^#/p' envs/constraints.txt; $(BIN)/python -m pip freeze --exclude pip --exclude setuptools \
 	  | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > envs/constraints.new && mv envs/constraints.new envs/constraints.txt
 
-.PHONY: help demo test check bench bench-demo clean generated constraints
+.PHONY: help demo test check bench bench-demo bench-science clean generated constraints

@@ -98,6 +98,7 @@ def analyse(folder: Path, simulation: Simulation, neutral: Path, chosen: dict[st
     values = {"latent_dim": ensemble.latent_dim} | chosen["heterogeneity"]
     out = folder / "runs" / name_of(chosen["heterogeneity"] | {f"s.{k}": v for k, v in chosen["seeds"].items()})
     out.mkdir(parents=True, exist_ok=True)
+    (out / "options.json").write_text(json.dumps(values))
     heterogeneity_stage.heterogeneity(
         particles=folder / "particles",
         consensus=folder / "consensus",

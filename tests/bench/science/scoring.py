@@ -1,20 +1,39 @@
 """The scores of one analysis of a simulated set: ours, the oracle's, and the share of it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
-from simulated import PIXEL, Simulation
+from simulated import BOX, PIXEL, Simulation, state_maps
 from torch import Tensor
 
 from gaussemble.analysis import recovery
+from gaussemble.analysis.chance import judge
+from gaussemble.analysis.decoded_classes import fit_classes, memberships, most_probable
+from gaussemble.analysis.deconvolution import likelihoods
 from gaussemble.analysis.latent import latent_columns
+from gaussemble.analysis.map_scores import captured_variance, fsc_area, motion_error
+from gaussemble.analysis.neighbourhoods import information_imbalance, neighbourhood_similarity
 from gaussemble.analysis.oracle import expected, oracle
+from gaussemble.fit.band import Band, open_band, ring_gain
+from gaussemble.fit.heterogeneity import read_noise
+from gaussemble.fit.neutral import consensus_resolution
 from gaussemble.io.files import read_csv, written
+from gaussemble.io.mixtures import read_mixture
+from gaussemble.io.mrc import read_map
+from gaussemble.io.posteriors import read_posteriors
 from gaussemble.io.store import open_store
+from gaussemble.model.heterogeneity import DeformableMixture, load_model
+from gaussemble.physics.projection import mixture_to_map
+from gaussemble.physics.rotations import euler_to_matrix
+from gaussemble.quantities import Mixture
+
+STATES = 20  # at most so many are decoded
+IMAGES = 40  # particles whose own maps are decoded
+RANK = 3  # of the captured variance
 
 
 def oracle_probability(folder: Path, simulation: Simulation) -> Float[Tensor, "particle state"]:
@@ -50,8 +69,133 @@ def scores(
         label, called = ensemble.label[state], ensemble.label[probability.argmax(1).numpy()]
         found |= compared("probe", recovery.probe(latent, label), recovery.balanced_accuracy(label, called))
         if ensemble.separate:
-            found |= compared("ari", recovery.rand_index(label, cluster), recovery.rand_index(label, called))
-    return found | {"loss": float(table["loss"].mean())}
+            best = recovery.rand_index(label, called)
+            found |= {"ari_kmeans": recovery.rand_index(label, cluster)}
+            found |= compared("ari", recovery.rand_index(label, decoded_clusters(folder, out, latent, cluster)), best)
+    found |= {"loss": float(table["loss"].mean())}
+    found |= chance_scores(out / "heterogeneity", table["held_out"].to_numpy() == 1, simulation)
+    found |= leakage(simulation, latent)
+    return found | structure_scores(simulation, latent, folder, neutral, out)
+
+
+def decoded_clusters(folder: Path, out: Path, latent: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Classes by likelihood under decoded structures, which start at the clusters' mean latents."""
+    start = torch.stack([torch.from_numpy(latent[cluster == one].mean(0)).float() for one in np.unique(cluster)])
+    model, band = load_model(out / "heterogeneity" / "model.pt"), band_of(folder, out)
+    classes = fit_classes(model.decode, band, start)
+    return most_probable(memberships(model.decode, band, classes)).numpy()
+
+
+def band_of(folder: Path, out: Path) -> Band:
+    """The particles in the band that the model was trained in."""
+    store, consensus = open_store(folder / "particles"), folder / "consensus"
+    model = load_model(out / "heterogeneity" / "model.pt")
+    given = json.loads((out / "options.json").read_text()).get("resolution")
+    finest = max(given or 1.5 * consensus_resolution(consensus / "fsc.csv"), 2 * PIXEL)
+    band = open_band(store, read_noise(consensus / "noise.csv", store), finest)
+    return band.with_gain(ring_gain(band, model.neutral))
+
+
+def chance_scores(folder: Path, held_out: np.ndarray, simulation: Simulation) -> dict[str, Any]:
+    """Held-out gains in nats with their standard errors, and what they are called."""
+    known = read_posteriors(folder / "posterior.npz")
+    seen = likelihoods(known.latent, known.covariance, known.prior_mean, known.prior_covariance)
+    verdict = judge(seen, held_out, 4)
+    return {
+        "gain": verdict.variation.mean,
+        "gain_error": verdict.variation.error,
+        "cluster_gain": verdict.clusters.mean,
+        "cluster_error": verdict.clusters.error,
+        "valley": verdict.valley,
+        "verdict": "clusters" if verdict.clustered else "varies" if verdict.varies else "nothing",
+    }
+
+
+def leakage(simulation: Simulation, latent: np.ndarray) -> dict[str, float]:
+    """Information imbalance from the latents to pose and to defocus (1: nothing leaks), and to the truth."""
+    views = simulation.views
+    pose = euler_to_matrix(torch.from_numpy(np.deg2rad(views[["rot", "tilt", "psi"]].to_numpy())))
+    found = {
+        "to_pose": information_imbalance(latent, pose.flatten(start_dim=1).numpy())[0],
+        "to_defocus": information_imbalance(latent, views[["defocus"]].to_numpy())[0],
+    }
+    truth = truth_vector(simulation)
+    if truth is not None:
+        there, back = information_imbalance(latent, truth)
+        count = len(latent) // 20
+        similar = neighbourhood_similarity(latent[:4000], truth[:4000], max(1, min(count, 200)))
+        found |= {"to_truth": there, "from_truth": back, "neighbours": similar}
+    return found
+
+
+def truth_vector(simulation: Simulation) -> np.ndarray | None:
+    """Continuous coordinates of the truth in which nearness has a meaning; None where there are none."""
+    ensemble, state = simulation.ensemble, simulation.state
+    if ensemble.angle is not None:
+        return recovery.on_circle(ensemble.angle[state])
+    return None if ensemble.targets is None else ensemble.targets[state]
+
+
+def structure_scores(
+    simulation: Simulation, latent: np.ndarray, folder: Path, neutral: Path, out: Path
+) -> dict[str, float]:
+    """FSC areas of decoded maps, captured variance, and Å of motion, at no more than `STATES` of the states.
+
+    A state's map is decoded at the mean latent of its particles, at the nearest of their own (CryoBench's rule), and
+    set on the consensus map: what the neutral mixture does not hold of it is taken to be common to all states.
+    """
+    states = np.unique(np.linspace(0, len(simulation.ensemble) - 1, STATES).round().astype(int))
+    model = load_model(out / "heterogeneity" / "model.pt")
+    with torch.no_grad():
+        decoded = model.decode(
+            torch.from_numpy(np.stack([typical(latent, simulation.state == s) for s in states])).float()
+        )
+    whole = simulation.states
+    truth = state_maps(Mixture(whole.center[states], whole.amplitude[states], whole.width[states]))
+    consensus = read_map(folder / "consensus" / "map.mrc").voxels
+    own = state_maps(decoded)
+    static = mixture_to_map(read_mixture(neutral), BOX, PIXEL)
+    merged = consensus + own - static
+    scores = {
+        "auc": mean_area(merged, truth),
+        "auc_decoded": mean_area(own, truth),
+        "auc_consensus": mean_area(consensus.expand_as(truth), truth),
+        "auc_image": image_area(simulation, latent, model, consensus - static),
+    }
+    if len(states) > 1:
+        captured = captured_variance(merged, truth, min(RANK, len(states) - 1))
+        scores |= {"pcv_recall": captured.recall, "pcv_precision": captured.precision}
+    if np.ptp(simulation.ensemble.center, axis=0).max() > 0:
+        center = simulation.ensemble.center[states]
+        motion = motion_error(decoded, center, len(states) // 2)
+        scores |= {"motion_error": motion.error, "motion": motion.motion}
+    return scores
+
+
+def typical(latent: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The latent of a particle, of those chosen, that is nearest to their mean."""
+    own = latent[chosen]
+    return own[np.square(own - own.mean(0)).sum(1).argmin()]
+
+
+def mean_area(found: Tensor, truth: Tensor) -> float:
+    """FSC area, mean over the states."""
+    return float(np.mean([fsc_area(one, other) for one, other in zip(found, truth, strict=True)]))
+
+
+@torch.no_grad()
+def image_area(simulation: Simulation, latent: np.ndarray, model: DeformableMixture, rest: Tensor) -> float:
+    """FSC area of maps decoded at single particles' latents against their own true structures, mean over `IMAGES`."""
+    rows = np.linspace(0, len(latent) - 1, IMAGES).astype(int)
+    decoded, states = model.decode(torch.from_numpy(latent[rows]).float()), simulation.states
+    areas = []
+    for number, state in enumerate(simulation.state[rows]):
+        found = mixture_to_map(
+            Mixture(decoded.center[number], decoded.amplitude[number], decoded.width[number]), BOX, PIXEL
+        )
+        true = mixture_to_map(Mixture(states.center[state], states.amplitude[state], states.width[state]), BOX, PIXEL)
+        areas.append(fsc_area(found + rest, true))
+    return float(np.mean(areas))
 
 
 def angle_scores(simulation: Simulation, probability: Tensor, latent: np.ndarray) -> dict[str, Any]:
@@ -72,8 +216,3 @@ def angle_scores(simulation: Simulation, probability: Tensor, latent: np.ndarray
 def compared(name: str, ours: float, best: float) -> dict[str, float]:
     """A score, the oracle's, and the share."""
     return {name: ours, f"{name}_oracle": best, f"{name}_share": ours / best}
-
-
-def table_of(path: Path) -> pd.DataFrame:
-    """Of scores.csv."""
-    return pd.read_csv(path)
