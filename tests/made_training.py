@@ -6,6 +6,7 @@ import resource
 import signal
 import socket
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,25 +44,36 @@ def make_study_of(folder: Path, noise: float = 0.3, loss: str = "likelihood", he
     return make_study(band, LOSSES[loss], neutral, seen, {2 * RESOLUTION}, chosen)
 
 
-def make_model(study: Study, dropout: float = 0.0, **changes) -> DeformableMixture:
-    """Small networks that start at the study's principal components."""
+def make_model(study: Study, dropout: float = 0.0, second: bool = False, **changes) -> DeformableMixture:
+    """Small networks that start at the principal components; `second`: a decoder of the arm beside the first."""
     neutral = molecule()
     design = single_design(
         gaussians=len(neutral), latent_dim=2, inputs=study.gradients.shape[0], hidden=32, layers=2, dropout=dropout,
         field=BOX * PIXEL, length=RESOLUTION, **changes,
     )  # fmt: skip
-    model = build_model(design, neutral, [torch.ones(len(neutral), dtype=torch.bool)], 0)
+    members = [torch.ones(len(neutral), dtype=torch.bool)]
+    if second:
+        first = design.decoders[0]
+        design = replace(design, decoders=(first, replace(first, name="second", gaussians=8)))
+        members.append(torch.arange(len(neutral)) >= 16)
+    model = build_model(design, neutral, members, 0)
     model.encoder.start_at_components(study.sampled_evidence(1000, model.encoder.reads_images))
     return model
 
 
 def trained(
-    folder: Path, rounds=None, checkpoint: Path | None = None, dropout: float = 0.0, portion: int = 64 << 20, **changes
+    folder: Path,
+    rounds=None,
+    checkpoint: Path | None = None,
+    dropout: float = 0.0,
+    second: bool = False,
+    portion: int = 64 << 20,
+    **changes,
 ):
     """(history without seconds, weights, latents) of a training; `portion`: bytes of particles in memory."""
     study_module.PORTION, study_module.BLOCK = portion, portion // 64
     study = make_study_of(folder)
-    model = make_model(study, dropout)
+    model = make_model(study, dropout, second)
     history = train(model, study, TrainingOptions(**(SMALL | changes)), rounds or ROUNDS, checkpoint)
     return history.drop(columns="seconds"), model.state_dict(), encode_all(model, study)
 

@@ -250,6 +250,38 @@ def test_two_processes_give_what_one_gives(folder, tmp_path, alone):
     np.testing.assert_allclose(found["loss"], alone[0]["loss"], atol=1e-3)
 
 
+def test_only_a_round_s_decoders_learn(folder):
+    """Those that do not take part keep their weights to the bit: neither steps nor weight decay reach them."""
+    study = make_study_of(folder)
+    model = make_model(study, second=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    train(model, study, TrainingOptions(**SMALL), [Round(("main",), epochs=1.0)])
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("decoders.0.") for name in changed)
+    assert any(name.startswith("encoder.") for name in changed)
+    assert not any(name.startswith("decoders.1.") for name in changed)
+
+
+@pytest.mark.slow
+def test_two_processes_and_a_kill_where_decoders_join(folder, tmp_path):
+    rounds = [Round(("main",), 1.0, 32.0), Round(None, 1.5)]
+    expected = trained(folder, rounds, second=True)
+    results, checkpoint = tmp_path / "results.pt", tmp_path / "training.pt"
+    settings = {"rounds": rounds, "second": True, "checkpoint": checkpoint}
+    children = [start(folder, results, environment, **settings) for environment in processes_of(2)]
+    while children[0].is_alive() and "epoch 1," not in results.with_suffix(".txt").read_text():
+        time.sleep(0.01)
+    for child in children:
+        child.kill()
+        child.join()
+    assert not results.exists()
+    children = [start(folder, results, environment, **settings) for environment in processes_of(2)]
+    for child in children:
+        child.join()
+    assert "going on after epoch" in results.with_suffix(".txt").read_text()
+    same(torch.load(results), expected, 2e-3)
+
+
 @pytest.mark.slow
 def test_two_processes_go_on_from_what_one_wrote(folder, tmp_path, alone):
     checkpoint, results = tmp_path / "training.pt", tmp_path / "results.pt"
