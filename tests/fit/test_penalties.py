@@ -89,7 +89,7 @@ def test_only_what_has_vanished_may_not_wander():
     amplitude = torch.ones(3, 5)
     amplitude[0, 1], amplitude[1, 1], amplitude[2, 1] = 0.0, 0.5, 1.4
     values = WanderPenalty(mixture, deviation=2.0)(batch_of(mixture, center, amplitude))
-    assert values.tolist() == pytest.approx([0.5 * 9, 0.25 * 9, 0.0])
+    assert values.tolist() == pytest.approx([0.5 * 9, 0.5 * 9 / 16, 0.0])
 
 
 def test_wandering_pulls_positions_back_and_leaves_amplitudes_alone():

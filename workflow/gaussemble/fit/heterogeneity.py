@@ -117,7 +117,7 @@ class Options(TrainingOptions):
         description="Å by which distances of neighbouring Gaussians may change (standard deviation); none: freely.",
     )
     wander: float | None = Field(
-        default=None,
+        default=10.0,
         gt=0,
         description="Å by which Gaussians that have vanished may be displaced (standard deviation); none: freely.",
     )

@@ -2,10 +2,12 @@
 
     restraint   w Σ (Δ distance)² + w Σ (Δ arc)²           C-alpha (P, bead) neighbours of the model, w in 1/Å²
     rigidity    1/2 Σ (Δ distance)² / s²                   neighbouring Gaussians, s in Å
-    wander      1/2 Σ lost · |displacement|² / s²          lost: the share of a Gaussian's amplitude that is gone
+    wander      1/2 Σ lost⁴ · |displacement|² / s²         lost: the share of a Gaussian's amplitude that is gone
 
 Changes are from the neutral mixture, which so has no penalty. What has vanished from an image is seen by no particle:
-its position would mean nothing, and drifts with the networks' other outputs unless something holds it.
+its position would mean nothing, and drifts with the networks' other outputs unless something holds it. The fourth power
+leaves alone what is weak but there. (An arm absent from half of the tiny molecules, dense decoder: with s = 10 Å absent
+Gaussians are 2 Å from their places instead of 16, for 0.2 of 52 nats a held-out particle.)
 """
 
 from collections.abc import Sequence
@@ -79,7 +81,7 @@ class WanderPenalty(nn.Module):
         """Nats of each image."""
         lost = (1 - mixture.amplitude.detach() / self.amplitude.clamp(min=1e-12)).clamp(0, 1)
         squared = (mixture.center - self.center).square().sum(-1)
-        return 0.5 * (lost * squared).sum(-1) / self.deviation**2
+        return 0.5 * (lost**4 * squared).sum(-1) / self.deviation**2
 
 
 class Penalties(nn.Module):
