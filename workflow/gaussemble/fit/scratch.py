@@ -23,7 +23,7 @@ from gaussemble.errors import InputError
 from gaussemble.fit.distributed import barrier, from_first, is_first
 from gaussemble.io.files import reserve
 
-READ_THROUGH = 32 << 10  # bytes between two wanted rows that are read, as that is quicker than another read
+READ_THROUGH = 128 << 10  # bytes between two wanted rows that are read, as that is quicker than another read
 PIECE = 4 << 20  # bytes of one read: a spinning disk takes as long to find them as to read them
 
 
