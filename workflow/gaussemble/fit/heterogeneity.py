@@ -46,7 +46,7 @@ from gaussemble.quantities import Mixture
 INHERITED = ("position", "amplitude", "width", "anchors", "embedding", "vectors", "layers", "dropout", "restraint")
 INHERITED += ("rigidity",)
 SAMPLE = 20_000  # particles whose principal components the encoder starts at
-SHARE_OF_FEATURES = 4  # a network that runs once for each Gaussian has a quarter of the others' units
+SHARE_OF_FEATURES = 8  # a network that runs once for each Gaussian has an eighth of the others' units
 
 
 class Options(TrainingOptions):
@@ -101,7 +101,7 @@ class Options(TrainingOptions):
     hidden: int = Field(
         default=256,
         ge=1,
-        description="Units of each hidden layer; a quarter of it in a features decoder, which runs for each Gaussian.",
+        description="Units of each hidden layer; an eighth of it in a features decoder, which runs for each Gaussian.",
     )
     layers: int = Field(default=3, ge=1, description="Hidden layers of encoder and decoder.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before the output layers.")
