@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from gaussemble import config
+from gaussemble.fit.consistency import problems
 from gaussemble.provenance import fingerprint, provenance, seeds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,21 @@ def test_configs_that_ship_are_right(path):
     values = yaml.safe_load(path.read_text())
     jsonschema.validate(values, json.loads(config.schema_text()))
     config.Config.model_validate(values)
+
+
+def test_the_example_of_several_decoders_is_right():
+    """It stands in comments, which no other test reads."""
+    lines = (ROOT / "config/config.yaml").read_text().splitlines()
+    first, last = (
+        next(n for n, line in enumerate(lines) if line.endswith(end)) for end in (" decoders:", " trainable")
+    )
+    for number in range(first, last + 1):
+        lines[number] = lines[number].replace("# ", "", 1)
+    values = yaml.safe_load("\n".join(lines))
+    given = config.Config.model_validate(values).analyses["motion"].heterogeneity
+    assert [each.name for each in given.decoders] == ["head", "membrane"]
+    assert [each.decoders for each in given.rounds] == [("head",), None]
+    assert list(problems(given.model_dump())) == []
 
 
 def test_schema_has_a_sentence_for_every_option():
