@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from gaussemble.analysis.chance import Gain, best_point, deepest_valley, gain, judge, point_evidence
-from gaussemble.analysis.deconvolution import Likelihoods, Populations
+from gaussemble.analysis.chance import (
+    Gain,
+    best_point,
+    gain,
+    judge,
+    plausible,
+    point_evidence,
+    valley,
+    weakest_link,
+)
+from gaussemble.analysis.deconvolution import Likelihoods
 
 
 def seen_at(true: np.ndarray, random: np.random.Generator, precision: float = 4.0) -> Likelihoods:
@@ -42,7 +51,7 @@ def test_classes_are_clusters():
     true = np.array([[-1.5, 0.0], [1.5, 0.0], [0.0, 2.0]])[random.integers(0, 3, 2000)]
     verdict = judge(seen_at(true, random), held(2000), 3)
     assert verdict.clustered
-    assert verdict.valley < 0.1
+    assert verdict.valley < 0.5  # the latents are seen through their errors, which fill it a little
 
 
 def test_the_gain_of_a_normal_spread_is_its_known_expectation():
@@ -68,13 +77,28 @@ def test_a_point_is_that_of_least_squares():
     assert np.allclose(point_evidence(seen, np.zeros(2)), 0)
 
 
-def test_valleys():
-    """Two unit normals at distance d: exp(-d²/8) x 2 over the peak where they are far apart."""
-    pair = Populations(np.array([0.5, 0.5]), np.array([[-2.0], [2.0]]), np.ones((2, 1, 1)))
-    assert deepest_valley(pair) == pytest.approx(2 * np.exp(-2) / (1 + np.exp(-8)), rel=1e-3)
-    filled = Populations(np.full(3, 1 / 3), np.array([[-2.0], [0.0], [2.0]]), np.ones((3, 1, 1)))
-    assert deepest_valley(filled) > 0.9
-    assert deepest_valley(Populations(np.ones(1), np.zeros((1, 1)), np.ones((1, 1, 1)))) == 1
+def test_a_valley_is_that_of_the_density():
+    """Two unit normals at distance 4: 2 exp(-2) of the peak; smoothed by a third of a deviation, a little more."""
+    random = np.random.default_rng(6)
+    first, second = (random.normal([way, 0], 1, size=(20_000, 2)) for way in (-2, 2))
+    wide = 1 + (4 / 12) ** 2
+    expected = 2 * np.exp(-2 / wide) / (1 + np.exp(-8 / wide))
+    assert valley(first, second) == pytest.approx(expected, rel=0.1)
+    whole = random.uniform(-1, 1, (20_000, 1))
+    assert valley(whole[whole[:, 0] < 0.1], whole[whole[:, 0] >= 0.1]) > 0.9
+    assert valley(first[:10], second) == 1
+
+
+def test_the_ends_of_a_curve_are_not_apart():
+    """A half circle in three parts; without the middle the ends are apart."""
+    random = np.random.default_rng(7)
+    angle = random.uniform(0, np.pi, 6000)
+    curve = np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.05 * random.normal(size=(6000, 2))
+    label = (3 * angle / np.pi).astype(int)
+    assert weakest_link(curve, label, 3) > 0.6  # the ways along a curve are dented where they bend
+    ends = label != 1
+    assert weakest_link(curve[ends], label[ends] // 2, 2) < 0.1
+    assert weakest_link(curve, np.zeros(6000, int), 1) == 1
 
 
 def test_a_gain_knows_its_error():
@@ -85,3 +109,19 @@ def test_a_gain_knows_its_error():
     assert not Gain(0.005, 0.0001, 10).beyond_chance
     assert Gain(2.0, 1.0, 10).probability == pytest.approx(0.0228, abs=1e-4)
     assert Gain(0.0, 0.0, 10).probability == 1
+
+
+def test_plausible_pulls_stay_and_endless_ones_are_cut():
+    """In a prior that is neither round nor at 0; along an axis without precision nothing may pull."""
+    random = np.random.default_rng(5)
+    mean, covariance = np.array([1.0, -2.0]), np.array([[2.0, 0.5], [0.5, 0.4]])
+    true = random.multivariate_normal(mean, covariance, size=500)
+    seen = seen_at(true, random)
+    same = plausible(seen, mean, covariance)
+    assert np.allclose(same.precision, seen.precision)
+    changed = ~np.isclose(same.information, seen.information, atol=1e-6).all(1)
+    assert changed.mean() < 0.02  # what lies beyond three standard errors, or four of the prior
+    endless = Likelihoods(np.diag([3.0, 0.0])[None], np.array([[3.0, 5.0]]))
+    cut = plausible(endless, np.zeros(2), np.eye(2))
+    assert np.allclose(cut.information, [[3.0, 0.0]])
+    assert np.allclose(cut.precision, endless.precision)

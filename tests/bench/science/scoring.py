@@ -11,7 +11,7 @@ from simulated import BOX, PIXEL, Simulation, state_maps
 from torch import Tensor
 
 from gaussemble.analysis import recovery
-from gaussemble.analysis.chance import judge
+from gaussemble.analysis.chance import judge, plausible
 from gaussemble.analysis.decoded_classes import fit_classes, memberships, most_probable
 from gaussemble.analysis.deconvolution import likelihoods
 from gaussemble.analysis.latent import latent_columns
@@ -100,7 +100,7 @@ def chance_scores(folder: Path, held_out: np.ndarray, simulation: Simulation) ->
     """Held-out gains in nats with their standard errors, and what they are called."""
     known = read_posteriors(folder / "posterior.npz")
     seen = likelihoods(known.latent, known.covariance, known.prior_mean, known.prior_covariance)
-    verdict = judge(seen, held_out, 4)
+    verdict = judge(plausible(seen, known.prior_mean, known.prior_covariance), held_out, 4)
     return {
         "gain": verdict.variation.mean,
         "gain_error": verdict.variation.error,
@@ -141,8 +141,7 @@ def structure_scores(
 ) -> dict[str, float]:
     """FSC areas of decoded maps, captured variance, and Å of motion, at no more than `STATES` of the states.
 
-    A state's map is decoded at the mean latent of its particles, at the nearest of their own (CryoBench's rule), and
-    set on the consensus map: what the neutral mixture does not hold of it is taken to be common to all states.
+    A state's map is decoded at the mean latent of its particles, at the nearest of their own (CryoBench's rule).
     """
     states = np.unique(np.linspace(0, len(simulation.ensemble) - 1, STATES).round().astype(int))
     model = load_model(out / "heterogeneity" / "model.pt")
@@ -153,17 +152,15 @@ def structure_scores(
     whole = simulation.states
     truth = state_maps(Mixture(whole.center[states], whole.amplitude[states], whole.width[states]))
     consensus = read_map(folder / "consensus" / "map.mrc").voxels
-    own = state_maps(decoded)
-    static = mixture_to_map(read_mixture(neutral), BOX, PIXEL)
-    merged = consensus + own - static
+    maps, static = state_maps(decoded), mixture_to_map(read_mixture(neutral), BOX, PIXEL)
     scores = {
-        "auc": mean_area(merged, truth),
-        "auc_decoded": mean_area(own, truth),
+        "auc": mean_area(maps, truth),
+        "auc_neutral": mean_area(static.expand_as(truth), truth),
         "auc_consensus": mean_area(consensus.expand_as(truth), truth),
-        "auc_image": image_area(simulation, latent, model, consensus - static),
+        "auc_image": image_area(simulation, latent, model),
     }
     if len(states) > 1:
-        captured = captured_variance(merged, truth, min(RANK, len(states) - 1))
+        captured = captured_variance(maps, truth, min(RANK, len(states) - 1))
         scores |= {"pcv_recall": captured.recall, "pcv_precision": captured.precision}
     if np.ptp(simulation.ensemble.center, axis=0).max() > 0:
         center = simulation.ensemble.center[states]
@@ -184,7 +181,7 @@ def mean_area(found: Tensor, truth: Tensor) -> float:
 
 
 @torch.no_grad()
-def image_area(simulation: Simulation, latent: np.ndarray, model: DeformableMixture, rest: Tensor) -> float:
+def image_area(simulation: Simulation, latent: np.ndarray, model: DeformableMixture) -> float:
     """FSC area of maps decoded at single particles' latents against their own true structures, mean over `IMAGES`."""
     rows = np.linspace(0, len(latent) - 1, IMAGES).astype(int)
     decoded, states = model.decode(torch.from_numpy(latent[rows]).float()), simulation.states
@@ -194,7 +191,7 @@ def image_area(simulation: Simulation, latent: np.ndarray, model: DeformableMixt
             Mixture(decoded.center[number], decoded.amplitude[number], decoded.width[number]), BOX, PIXEL
         )
         true = mixture_to_map(Mixture(states.center[state], states.amplitude[state], states.width[state]), BOX, PIXEL)
-        areas.append(fsc_area(found + rest, true))
+        areas.append(fsc_area(found, true))
     return float(np.mean(areas))
 
 

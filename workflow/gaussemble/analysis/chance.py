@@ -9,23 +9,25 @@ nothing varies, no density of images explains new ones better on average than th
 not above 0, however much was fitted (Gibbs' inequality).
 
 *clusters*: evidence of K normal populations over that of one. A continuous motion is no normal distribution either, so
-beside the gain stands the *valley*: the density at the lowest place on the straight way between neighbouring
-populations, over the lower of their two peaks. Populations that run into each other have valleys near 1.
+beside the gain stands the *valley*: the density of the latents at the lowest place between populations, over the lower
+of the two peaks beside it, on the way with the mildest valleys. Populations that run into each other have valleys near
+1, also along a curve.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
-from scipy.special import logsumexp
+from jaxtyping import Bool, Float, Float64, Int
+from scipy.ndimage import gaussian_filter1d
 from scipy.stats import norm
 
-from gaussemble.analysis.deconvolution import Likelihoods, Populations, deconvolve, log_evidence
+from gaussemble.analysis.deconvolution import Likelihoods, deconvolve, log_evidence, memberships, posterior_means
 
 LEAST = 0.01  # nats a particle: less is called nothing, however sure it is
 SURE = 3.0  # standard errors
 APART = 0.5  # valleys below it part clusters
-STEPS = 41  # places looked at between two populations
+FEWEST = 30  # particles of a population that counts
+BINS = 48  # of a histogram, between the means of two populations
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Verdict:
 
     variation: Gain
     clusters: Gain
-    valley: float  # of the best parted neighbours; 1 with one population
+    valley: float  # that parts the populations (`weakest_link`); 1 with one population
 
     @property
     def varies(self) -> bool:
@@ -71,7 +73,7 @@ class Verdict:
         gain = f"{self.variation.mean:.3g} ± {self.variation.error:.2g} nats a held-out particle"
         if not self.varies:
             return f"nothing varies beyond chance: {gain}"
-        apart = f"{self.clusters.mean:.3g} ± {self.clusters.error:.2g} nats, valleys {self.valley:.0%} deep as peaks"
+        apart = f"{self.clusters.mean:.3g} ± {self.clusters.error:.2g} nats, density between them {self.valley:.0%}"
         return f"particles vary ({gain}); " + (
             f"clusters stand apart ({apart})" if self.clustered else f"no clusters beyond chance ({apart})"
         )
@@ -95,7 +97,34 @@ def judge(seen: Likelihoods, held_out: Bool[np.ndarray, " particle"], components
     if components == 1:
         return Verdict(variation, Gain(0.0, 0.0, len(others)), 1.0)
     many = deconvolve(training, components, seed)
-    return Verdict(variation, gain(log_evidence(others, many) - single), deepest_valley(many))
+    label = memberships(seen, many).argmax(1)
+    link = weakest_link(posterior_means(seen, one), label, components)
+    return Verdict(variation, gain(log_evidence(others, many) - single), link)
+
+
+def plausible(
+    seen: Likelihoods,
+    mean: Float[np.ndarray, " latent"],
+    covariance: Float[np.ndarray, "latent latent"],
+    reach: float = 4.0,
+) -> Likelihoods:
+    """The same likelihoods without pulls that no latent within reach can explain.
+
+    Posteriors that are no normal distributions leave, without their prior, pulls along axes in which they have no
+    precision, as if the latent were infinitely far. In units of the prior N(mean, covariance) a latent u seen with
+    precision w pulls w u + sqrt(w) e, e a unit normal deviate: along each axis the pull is cut to
+    `reach w + 3 sqrt(w)`.
+    """
+    unit = np.linalg.cholesky(covariance.astype(float))
+    inverse = np.linalg.inv(unit)
+    precision = unit.T @ seen.precision @ unit
+    pull = (seen.information - seen.precision @ mean) @ unit
+    weight, axes = np.linalg.eigh(precision)
+    weight = weight.clip(min=0)
+    most = reach * weight + 3 * np.sqrt(weight)
+    along = np.clip(np.einsum("nji,nj->ni", axes, pull), -most, most)
+    precision = inverse.T @ ((axes * weight[:, None, :]) @ axes.mT) @ inverse
+    return Likelihoods(precision, np.einsum("nij,nj->ni", axes, along) @ inverse + precision @ mean)
 
 
 def gain(differences: Float[np.ndarray, " particle"]) -> Gain:
@@ -115,29 +144,41 @@ def point_evidence(seen: Likelihoods, point: Float[np.ndarray, " latent"]) -> Fl
     return seen.information @ point - 0.5 * np.einsum("i,nij,j->n", point, seen.precision, point)
 
 
-def deepest_valley(populations: Populations) -> float:
-    """Lowest ratio of the lowest density between two neighbours to the lower of their peaks.
+def weakest_link(
+    latent: Float[np.ndarray, "particle latent"], label: Int[np.ndarray, " particle"], components: int
+) -> float:
+    """The valley that must be crossed to reach every population from every other; 1 with one population.
 
-    Neighbours are populations on whose straight way no third is the likelier one anywhere: a gap between two that a
-    third fills is none.
+    Of all ways from one to another the one with the mildest valleys counts, so that two ends of a curve are not apart
+    while its middle is between them: the lowest ratio in the spanning tree of the highest.
     """
-    ratios = [1.0]
-    count = len(populations.share)
-    for first in range(count):
-        for second in range(first + 1, count):
-            way = np.linspace(populations.mean[first], populations.mean[second], STEPS)
-            log = log_densities(populations, way)
-            if np.isin(log.argmax(1), (first, second)).all():
-                total = logsumexp(log, axis=1)
-                ratios.append(float(np.exp(total.min() - min(total[0], total[-1]))))
-    return min(ratios)
+    ratio = np.ones((components, components))
+    for first in range(components):
+        for second in range(first):
+            ratio[first, second] = ratio[second, first] = valley(latent[label == first], latent[label == second])
+    inside, found = {0}, 1.0
+    while len(inside) < components:
+        outside = [number for number in range(components) if number not in inside]
+        best, number = max((max(ratio[one, number] for one in inside), number) for number in outside)
+        found = min(found, best)
+        inside.add(number)
+    return float(found)
 
 
-def log_densities(
-    populations: Populations, place: Float[np.ndarray, "place latent"]
-) -> Float64[np.ndarray, "place component"]:
-    """Log of share times normal density of each population, up to a common constant."""
-    apart = place[:, None] - populations.mean
-    inverse = np.linalg.inv(populations.covariance)
-    distance = np.einsum("pki,kij,pkj->pk", apart, inverse, apart)
-    return np.log(populations.share) - 0.5 * (distance + np.linalg.slogdet(populations.covariance)[1])
+def valley(first: Float[np.ndarray, "particle latent"], second: Float[np.ndarray, "other latent"]) -> float:
+    """Lowest density between two sets of latents over the lower of the peaks at its sides, along their best axis.
+
+    The axis is Fisher's discriminant; densities are histograms of the two sets together, smoothed by a twelfth of the
+    distance of their means. Sets of fewer than `FEWEST` are not apart from anything.
+    """
+    if min(len(first), len(second)) < FEWEST:
+        return 1.0
+    spread = sum(np.cov(one.T).reshape(one.shape[1], -1) for one in (first, second))
+    step = second.mean(0) - first.mean(0)
+    axis = np.linalg.solve(spread + 1e-9 * np.trace(spread) * np.eye(len(step)), step)
+    place = (np.concatenate([first, second]) - first.mean(0)) @ axis / (step @ axis)
+    counts = np.histogram(place, np.linspace(-1, 2, 3 * BINS + 1))[0]
+    density = gaussian_filter1d(counts.astype(float), BINS / 12)
+    between = np.arange(BINS, 2 * BINS)
+    lowest = between[density[between].argmin()]
+    return float(density[lowest] / max(min(density[:lowest].max(initial=0), density[lowest:].max()), 1e-9))
