@@ -143,6 +143,10 @@ WRONG = {
         {"resolution": None, "rounds": [{"epochs": 1, "resolution": 5}]},
         r"option rounds\.0\.resolution is 5 Å, but pixels of 6 Å .* nothing finer than 12 Å",
     ),
+    "a round without a ring": (
+        {"rounds": [{"epochs": 1, "resolution": 500}]},
+        r"option rounds\.0\.resolution is 500 Å; two rings of .* reach 96 Å",
+    ),
     "more latents than particles": ({"latent_dim": 399}, r"400 particle\(s\); 399 latent dimensions want 401"),
     "rigid and fading": ({"decoder": "rigid", "domains": [{"selection": "A"}]}, r"option amplitude: a rigid decoder"),
 }

@@ -195,15 +195,19 @@ def finest_resolution(options: Options, store: ImageStore, curve: Path) -> float
     """Å up to which particles are compared: what is asked for, or from the consensus map's resolution.
 
     Raises:
-        InputError: the store holds nothing so fine.
+        InputError: the store holds nothing so fine, or no ring of it is so coarse.
     """
     given = dict(resolutions(options.model_dump()))
-    finest = 2.0 * store.pixel_size
+    finest, coarsest = 2.0 * store.pixel_size, store.box * store.pixel_size / 2
     for key, value in given.items():
         if value < finest * (1 - 1e-3):
             raise InputError(
                 f"option {key} is {value:g} Å, but pixels of {store.pixel_size:.4g} Å in {store.folder} hold nothing "
                 f"finer than {finest:.4g} Å; set that or more, or enlarge particles.box"
+            )
+        if value > coarsest:
+            raise InputError(
+                f"option {key} is {value:g} Å; two rings of {store.folder} reach {coarsest:.4g} Å, set that or less"
             )
     wanted = options.resolution or min([1.5 * consensus_resolution(curve), *given.values()])
     if options.lowest_resolution is not None and options.lowest_resolution <= max(wanted, finest):

@@ -147,7 +147,7 @@ def memberships(decoders: Sequence[DecoderOptions], keys: Sequence[str], ground:
         rigid = each.kind == "rigid"
         number = domains_of(key, each.domains, ground) if rigid else None
         region = region_of(key, each.region, each.selection, ground) if number is None else number >= 0
-        domains = f" in {len(each.domains)} rigid domains" if rigid else ""
+        domains = f", rigid domains: {len(each.domains)}" if rigid else ""
         if len(decoders) > 1 or not region.all():
             say(f"heterogeneity: {each.name}: {int(region.sum())} of {len(region)} Gaussians vary{domains}")
         found.append(region if number is None else number)
