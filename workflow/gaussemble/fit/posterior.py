@@ -23,8 +23,10 @@ from gaussemble.quantities import Mixture
 
 CONVERGED = 0.02  # nats that a step still promises: the optimum is then 0.2 posterior standard deviations away
 DAMPING = 0.3  # of Levenberg's, in units of the curvature's diagonal, after a step that failed; 10 times more each time
-WIDER = 1.3  # samples are drawn from the posterior made wider, so that its tails are covered too
-PRIOR_STEPS = 50  # of expectation maximisation, which converges in 10 to 20
+PRIOR_STEPS = 1000  # of expectation maximisation, at most; many where the data say little
+PRIOR_SETTLED = 1e-4  # a change of a step, in the prior's own deviations, below which it ends
+PRIOR_SAMPLE = 20_000  # particles, evenly from all, are enough for a prior
+PRIOR_WEIGHT = 20  # particles, seen perfectly and spread as in training, that are counted besides
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,14 @@ def weigh(
 ) -> Posterior:
     """Mean and covariance of the exact posteriors, by importance sampling from their normal approximations.
 
-    What a few samples say of the covariance is added to what the approximation says of it, as data to a prior that
-    counts as much as latent + 1 samples (the mean of an inverse Wishart distribution).
+    The draws have mean 0 and covariance 1 exactly, so that a posterior that is normal stays as it is whatever their
+    number, and the weights tell only how it differs. What a few samples say of the covariance is added to what the
+    approximation says of it, as data to a prior that counts as much as latent + 1 samples (the mean of an inverse
+    Wishart distribution).
     """
     dimensions = posterior.latent.shape[1]
     drawn = even_draws(samples, dimensions, seed).to(posterior.latent)
-    factor = WIDER * torch.linalg.cholesky(posterior.covariance)
+    factor = torch.linalg.cholesky(posterior.covariance)
     places = posterior.latent + torch.einsum("ijk, sk -> sij", factor, drawn)
     cost = torch.stack([objective(model, batch, place, prior) for place in places])
     weight = torch.softmax(0.5 * drawn.square().sum(-1)[:, None] - cost, dim=0)
@@ -185,17 +189,34 @@ def learn_prior(posterior: Posterior, prior: Prior) -> Prior:
     """The normal distribution under which the particles' images are likeliest (empirical Bayes).
 
     By expectation maximisation: its mean is that of the particles' means, its covariance the covariance of their means
-    plus the mean of their covariances, all taken again under it. `prior`: the one that the posteriors had.
+    plus the mean of their covariances, all taken again under it. Where few particles say little of an axis, its
+    variance is as uncertain as if only `particles x observability²` of them had been seen well; `PRIOR_WEIGHT` more
+    with the old covariance (an inverse Wishart prior) keep it from vanishing by chance, which would be overconfident.
+
+    Args:
+        posterior: of all particles: modes and curvatures, as `refine` gives them.
+        prior: the one that they had.
     """
     start = Prior(prior.mean.double(), prior.covariance.double())
-    given = Posterior(posterior.latent.double(), posterior.covariance.double())
-    learned, count = start, len(given.latent)
+    given = posterior[torch.arange(0, len(posterior.latent), -(-len(posterior.latent) // PRIOR_SAMPLE))]
+    given, learned = Posterior(given.latent.double(), given.covariance.double()), start
     for _ in range(PRIOR_STEPS):
-        now = change_prior(given, start, learned)
+        now, before = change_prior(given, start, learned), learned
         mean = now.latent.mean(0)
         offset = now.latent - mean
-        learned = Prior(mean, offset.T @ offset / count + now.covariance.mean(0))
+        total = offset.T @ offset + now.covariance.sum(0) + PRIOR_WEIGHT * start.covariance
+        learned = Prior(mean, total / (len(offset) + PRIOR_WEIGHT))
+        if _change(before, learned) < PRIOR_SETTLED:
+            break
     return Prior(learned.mean.to(prior.mean), learned.covariance.to(prior.covariance))
+
+
+def _change(before: Prior, after: Prior) -> float:
+    """The largest difference of two priors, in the first one's deviations."""
+    root = torch.linalg.inv(torch.linalg.cholesky(before.covariance))
+    moved = root @ (after.mean - before.mean)
+    spread = root @ after.covariance @ root.T - torch.eye(len(root)).to(root)
+    return max(float(moved.abs().max()), float(spread.abs().max()))
 
 
 def observability(posterior: Posterior, prior: Prior) -> Float[Tensor, " image"]:
