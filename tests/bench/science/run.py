@@ -158,7 +158,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
     """Add a row to a table whose columns may grow."""
     table = pd.DataFrame([row])
     if path.is_file():
-        table = pd.concat([pd.read_csv(path), table])
+        table = pd.concat([pd.read_csv(path, keep_default_na=False, na_values=[""]), table])  # a set is called null
     table.to_csv(path, index=False)
 
 

@@ -13,7 +13,7 @@ def neighbourhood_similarity(
 ) -> float:
     """Mean share of each particle's `neighbours` nearest in the one that are among those in the other.
 
-    p_MN(k) (Boggust et al. 2022), without the particle itself. Chance is k / (n - 1).
+    CryoBench's p_MN(k), here without the particle itself. Chance is k / (n - 1).
     """
     pairs = zip(nearest(first, neighbours), nearest(second, neighbours), strict=True)
     return float(np.mean([len(np.intersect1d(one, other)) for one, other in pairs]) / neighbours)
