@@ -26,6 +26,7 @@ from gaussemble.analysis.deconvolution import Likelihoods, deconvolve, log_evide
 LEAST = 0.01  # nats a particle: less is called nothing, however sure it is
 SURE = 3.0  # standard errors
 APART = 0.5  # valleys below it part clusters
+FITTED = 5000  # training particles to which populations are fitted, at most
 FEWEST = 30  # particles of a population that counts
 BINS = 48  # of a histogram, between the means of two populations
 
@@ -90,7 +91,10 @@ def judge(seen: Likelihoods, held_out: Bool[np.ndarray, " particle"], components
     """
     if not held_out.any():
         held_out = np.arange(len(seen)) % 10 == 0
-    training, others = seen[~held_out], seen[held_out]
+    rows = np.flatnonzero(~held_out)
+    if len(rows) > FITTED:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, FITTED, replace=False))
+    training, others = seen[rows], seen[held_out]
     one = deconvolve(training, 1, seed)
     single = log_evidence(others, one)
     variation = gain(single - point_evidence(others, best_point(training)))
