@@ -31,7 +31,8 @@ COARSEST = 50.0  # Å, of the first round
 OUTSIDE = 0.1  # mask value below which a Gaussian is dropped
 FAINT = 0.01  # of the mean amplitude: a Gaussian below it is dropped
 GAIN = 0.005  # of the lowest FSC: a doubling that brings less is the last
-BESIDE = 1.5  # times as many Gaussians a round, where those of a model stay
+BESIDE, LEAST_BESIDE = 1.5, 1.1  # times as many Gaussians a round beside those of a model; the least that is tried
+AGAIN = 2  # times more, at most, that the last number is fitted: later ones gained 0.005 each and cost as much
 EVEN = 0.05  # of the density, which attracts new Gaussians beside what is missing: every part is refined
 LLOYD = 3  # rounds of k-means in which old and new centres share the density
 
@@ -69,15 +70,21 @@ def table(rounds: list[Round]) -> pd.DataFrame:
 
 
 def next_step(
-    rounds: list[Round], target: Target, wanted: float, most: int, factor: float = 2
-) -> Literal["finer", "more", "stop"]:
-    """The rule of growth: finer when the map is explained so far, else more (`factor`) Gaussians while that helps."""
+    rounds: list[Round], target: Target, wanted: float, most: int, least: float = 2
+) -> Literal["finer", "more", "again", "stop"]:
+    """The rule of growth: finer when the map is explained so far, else more Gaussians while that helps.
+
+    Where there is no room for `least` times as many, or more did not help, the finest resolution is fitted again as it
+    is, twice at most, while that helps.
+    """
     now, same = rounds[-1], [one for one in rounds[:-1] if one.resolution == rounds[-1].resolution]
-    crowded = factor * now.gaussians > room(target, most)
-    futile = crowded or (bool(same) and now.lowest_fsc - same[-1].lowest_fsc < GAIN)
-    if now.lowest_fsc < wanted and not futile:
+    helped = not same or now.lowest_fsc - same[-1].lowest_fsc >= GAIN
+    again = sum(one.gaussians == now.gaussians for one in same)
+    if now.lowest_fsc < wanted and helped and not again and least * now.gaussians <= room(target, most):
         return "more"
-    return "finer" if now.resolution > target.finest else "stop"
+    if now.resolution > target.finest:
+        return "finer"
+    return "again" if now.lowest_fsc < wanted and (not again or helped) and again < AGAIN else "stop"
 
 
 def room(target: Target, most: int) -> int:
@@ -90,7 +97,7 @@ def enough(rounds: list[Round], wanted: float) -> int | None:
     if len(rounds) < 2 or rounds[-2].resolution != rounds[-1].resolution:
         return None
     below, above = rounds[-2:]
-    if not below.lowest_fsc < wanted <= above.lowest_fsc:
+    if below.gaussians == above.gaussians or not below.lowest_fsc < wanted <= above.lowest_fsc:
         return None
     share = (wanted - below.lowest_fsc) / (above.lowest_fsc - below.lowest_fsc)
     return round(below.gaussians * (above.gaussians / below.gaussians) ** share)
@@ -124,7 +131,7 @@ def fewer(mixture: Mixture, target: Target, operators: Float[Tensor, "operator 3
     return cells if len(operators) == 1 else folded(cells, operators, seed)
 
 
-def beside(parameters: MixtureParameters, target: Target, resolution: float, seed: int) -> Mixture:
+def beside(parameters: MixtureParameters, target: Target, resolution: float, most: int, seed: int) -> Mixture:
     """The Gaussians of the asymmetric unit, all of them and in their order, and then half as many new ones.
 
     New ones stand on k-means cells of what the map has more than the mixture. Then all divide the map anew: each gets
@@ -134,7 +141,8 @@ def beside(parameters: MixtureParameters, target: Target, resolution: float, see
         unique, whole = parameters.unique(), parameters()
     solid = density_of(target)
     missing = missing_density(whole, target, resolution) * (solid > 0) + EVEN * solid
-    new = as_mixture(cells_of(missing, target, round((BESIDE - 1) * len(whole)), seed), target, resolution)
+    count = min(round(BESIDE * len(whole)), room(target, most)) - len(whole)
+    new = as_mixture(cells_of(missing, target, count, seed), target, resolution)
     unit = joined(unique, new if len(parameters.operators) == 1 else folded(new, parameters.operators, seed))
     share = as_mixture(divided(solid, target, copied(unit, parameters.operators).center), target, resolution)
     return Mixture(unit.center, share.amplitude[: len(unit)], share.width[: len(unit)])  # the identity's copies first

@@ -5,6 +5,7 @@ coarse to fine, positions locally, amplitudes and widths (`fit.projections`). Th
 explained (`fit.growth`); an atomic model's Gaussians stay, with its geometry, and others come beside them.
 """
 
+import copy
 import time
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from pydantic import Field
 from gaussemble.errors import InputError
 from gaussemble.fit.asymmetric import folded, joined, symmetric_rows
 from gaussemble.fit.devices import DeviceName, choose_device
-from gaussemble.fit.growth import BESIDE, COARSEST, Round, beside, enough, fewer, grown, measure, next_step, table
+from gaussemble.fit.growth import COARSEST, LEAST_BESIDE, Round, beside, enough, fewer, grown, measure, next_step, table
 from gaussemble.fit.parameters import Form, MixtureParameters
 from gaussemble.fit.projections import Schedule, Target, fit_round, make_target
 from gaussemble.fit.restraints import Restraints, among, geometry, read_restraints, unrestrained
@@ -46,7 +47,7 @@ class Options(StageOptions):
         description="More Gaussians until the target is reached: doubled, from coarse resolution on, or beside a "
         "model's, whose geometry is kept; auto: where the seeds have no count, and seeds.residual is on.",
     )
-    most: int = Field(default=8192, ge=1, description="Most Gaussians to grow to.")
+    most: int = Field(default=12288, ge=1, description="Most Gaussians to grow to.")
     rounds: int = Field(
         default=3, ge=1, description="Without growth: resolutions from coarse to fine, each twice as fine as the last."
     )
@@ -212,10 +213,13 @@ def grow(target: Target, seed: Mixture, options: Options) -> tuple[MixtureParame
         fit_round(parameters, target, resolution, schedule)
         rounds.append(measured(parameters.cpu(), target, resolution, options.target, start))
         if rounds[-1] is best_round(rounds):
-            best = parameters
+            best = copy.deepcopy(parameters)
         step = next_step(rounds, target, options.target, options.most)
         if step == "stop":
             break
+        if step == "again":
+            parameters.to(choose_device(options.device))
+            continue
         if step == "more":
             seed = grown(parameters, target, resolution, options.seed)
         else:
@@ -232,17 +236,17 @@ def grow_beside(
     """All seeds, coarse to fine, and new Gaussians beside them while these help; the best, and what was reached."""
     start, schedule = time.monotonic(), make_schedule(options)
     parameters, rounds = fit_mixture(target, seed, restraints, options)
-    best = parameters
-    while next_step(rounds, target, options.target, options.most, BESIDE) == "more":
-        stand = beside(parameters, target, target.finest, options.seed)
-        new = stand.select(torch.arange(len(seed), len(stand)))
-        seed = joined(seed, new)
-        parameters = make_parameters(seed, target, options)
-        parameters.start_at(stand)
-        fit_round(parameters, target, target.finest, schedule, restraints if len(restraints) else None)
+    best, kept = copy.deepcopy(parameters), restraints if len(restraints) else None
+    while (step := next_step(rounds, target, options.target, options.most, LEAST_BESIDE)) != "stop":
+        if step == "more":
+            stand = beside(parameters, target, target.finest, options.most, options.seed)
+            seed = joined(seed, stand.select(torch.arange(len(seed), len(stand))))
+            parameters = make_parameters(seed, target, options)
+            parameters.start_at(stand)
+        fit_round(parameters.to(choose_device(options.device)), target, target.finest, schedule, kept)
         rounds.append(measured(parameters.cpu(), target, target.finest, options.target, start))
         if rounds[-1] is best_round(rounds):
-            best = parameters
+            best = copy.deepcopy(parameters)
     say_enough(rounds, options.target)
     return best, rounds
 

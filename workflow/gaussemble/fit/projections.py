@@ -1,8 +1,9 @@
 """The masked map as projections inside a band, and the fit of a mixture to them.
 
-What is minimised is the Fourier ring correlation's distance from 1, ring by ring, as in Chen, Toader & Lederman (2023).
-It does not see a ring's amplitude, which positive Gaussians cannot have where a map is sharpened: its ripples go below
-zero. So amplitudes count too, but less: the error relative to the map's power, and to that of each ring, at a tenth.
+What is minimised is the Fourier ring correlation's distance from 1, as in Chen, Toader & Lederman (2023), its root mean
+square over the rings: the worst ones count most, since all shall reach the target. It does not see a ring's amplitude,
+which positive Gaussians cannot have where a map is sharpened: its ripples go below zero. So amplitudes count too, but
+less: the error relative to the map's power, and to that of each ring, at a tenth.
 """
 
 from dataclasses import dataclass
@@ -148,9 +149,10 @@ class Goal:
         predicted = project(mixture, self.rotation[chosen], box, self.pixel_size)
         squares = (predicted - views).abs().square()
         error, plain = ((weight * squares).sum((-2, -1)).mean() for weight in (self.per_ring, self.plain))
-        # 2 (1 - c): what the relative error of a ring is when its amplitude is the map's
-        distance = 2 * (1 - pooled_correlation(predicted, views, self.last).mean())
-        return distance + AMPLITUDES * (error + plain), error
+        # 2 (1 - c) is the relative error of a ring whose amplitude is the map's
+        distance = 2 * (1 - pooled_correlation(predicted, views, self.last))
+        worst = (distance.square().mean() + 1e-10).sqrt()  # whose gradient is finite at 0 too
+        return worst + AMPLITUDES * (error + plain), error
 
 
 def make_goal(target: Target, resolution: float, device: torch.device) -> Goal:
