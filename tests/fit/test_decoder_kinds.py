@@ -59,6 +59,18 @@ def test_features_find_the_arm(study, vectors):
     assert table["loss"].mean() < 0
 
 
+@pytest.mark.parametrize("encoder", ["image", "both"])
+def test_encoders_of_images_reach_the_stage_and_its_file(study, encoder):
+    folder, _ = study
+    table = run(folder, encoder=encoder, epochs=4)
+    model = load_model(folder / "out/model.pt")
+    assert model.design.encoder.kind == encoder
+    assert model.encoder.reads_images
+    assert model.encoder.sampler is not None
+    assert float(model.encoder.sampler.points.abs().max()) > 20  # Å, round the molecule
+    assert table["loss"].mean() < 0
+
+
 def test_rigid_domain_turns_by_the_true_angle(study):
     folder, angle = study
     table = run(folder, **RIGID, domains=[{"mask": folder / "arm.mrc"}], epochs=20)
