@@ -47,7 +47,7 @@ class FadingModel(DeformableMixture):
         return Mixture(self.center.expand(len(latent), -1, -1), amplitude, self.neutral_width.expand(len(latent), -1))
 
 
-def make_problem(folder, generator, truth, noise, kind=ArmModel, rotation=None):
+def make_problem(folder, generator, truth, noise, kind: type[DeformableMixture] = ArmModel, rotation=None):
     """A model and the batch of particles that it would make of some latents, with white noise."""
     model = kind(single_design(latent_dim=2, **SIZES), molecule()).eval()
     known = particles(len(truth), generator)

@@ -207,8 +207,6 @@ class Encoder(nn.Module):
     def start_at_components(self, blocks: Iterable[Evidence]) -> None:
         """Scale what is read by its deviation over some particles and start at its leading principal components."""
         read, seen = Moments(), Moments()
-        if isinstance(blocks, Tensor):  # the form of before, until nobody calls it so
-            blocks = [gradient_evidence(blocks)]
         for evidence in blocks:
             read.add(self.read(evidence))
             if self.reads_images:
