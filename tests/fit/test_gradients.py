@@ -1,11 +1,14 @@
 """The encoder's inputs: exact gradients, pooled exactly, pointing to where the molecule went."""
 
+from dataclasses import replace
+
 import torch
 
 from gaussemble.fit.band import open_band
-from gaussemble.fit.gradients import encoder_inputs, make_pooling, particle_gradients
+from gaussemble.fit.gradients import encoder_inputs, gradient_inputs, make_pooling, particle_gradients
 from gaussemble.fit.losses import likelihood
 from gaussemble.io.store import open_store, write_store
+from gaussemble.physics.rotations import random_rotations
 from gaussemble.quantities import Mixture
 from tiny import PIXEL, bent, images, make_store, molecule, particles, white_noise_power
 
@@ -73,3 +76,27 @@ def test_each_column_is_its_own_parameter(tmp_path, generator):
         quotient = (losses[0] - losses[1]) / 0.04
         # the likelihood is hundreds of nats in float32: its difference is good to 1e-4 of that over 0.04
         assert torch.allclose(-quotient, gradient[:, column], atol=0.02 * float(gradient.abs().max()) + 0.02)
+
+
+def test_gradients_turn_with_the_molecule(tmp_path, generator):
+    """Molecule and poses turned together: the same images, position gradients turned, the others as they were."""
+    store, _ = make_store(tmp_path, 6, 0.5, generator)
+    batch = open_band(store, white_noise_power(0.5), 16.0).batch(torch.arange(6))
+    neutral, turn = molecule(), random_rotations(1, generator)[0].float()
+    turned = Mixture(neutral.center @ turn.T, neutral.amplitude, neutral.width)
+    gradient = particle_gradients(batch, neutral, likelihood, length=10.0)
+    again = particle_gradients(replace(batch, rotation=batch.rotation @ turn.T), turned, likelihood, length=10.0)
+    scale = float(gradient.abs().max())
+    assert torch.allclose(again[..., :3], gradient[..., :3] @ turn.T, atol=2e-3 * scale)
+    assert torch.allclose(again[..., 3:], gradient[..., 3:], atol=2e-3 * scale)
+
+
+def test_gradients_are_each_particles_own_and_scale_with_length(tmp_path, generator):
+    store, _ = make_store(tmp_path, 6, 0.5, generator)
+    band = open_band(store, white_noise_power(0.5), 16.0)
+    pooling = make_pooling(molecule(), torch.ones(24, dtype=torch.bool), 5, ["position"], seed=0)
+    order = torch.tensor([4, 0, 5, 1])
+    known = {"neutral": molecule(), "loss": likelihood, "pooling": pooling}
+    whole = gradient_inputs(band.batch(torch.arange(6)), length=10.0, **known)
+    part = gradient_inputs(band.batch(order), length=20.0, **known)
+    assert torch.allclose(part, 2 * whole[order], rtol=1e-3, atol=1e-3 * float(whole.abs().max()))

@@ -262,3 +262,15 @@ def test_observability_is_the_share_of_variance_removed_in_any_coordinates(gener
     elsewhere = Posterior(torch.zeros(3, 2), change @ posterior.covariance @ change.T)
     prior = Prior(torch.zeros(2), change @ change.T)
     assert observability(elsewhere, prior).tolist() == pytest.approx([0.0, 0.625, 1.0], abs=1e-3)
+
+
+def test_hopelessly_different_scales_give_numbers(tmp_path, generator, truth):
+    """Without noise to speak of along one axis and without data along the other, in float32."""
+    along = torch.tensor([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])
+    model, batch = make_problem(tmp_path, generator, truth[:8], 1e-4, rotation=along.expand(8, 3, 3))
+    wide = unit_prior(2, 0.0)
+    mode = refine(model, batch, truth[:8], wide, 2)
+    posterior = weigh(model, batch, change_prior(mode, wide, UNIT), UNIT, 8)
+    assert posterior.latent.isfinite().all()
+    assert posterior.covariance.isfinite().all()
+    assert (posterior.deviation >= 0).all()

@@ -41,7 +41,7 @@ def test_comes_back(tmp_path):
     ],
 )
 def test_what_does_not_belong_together_is_refused(tmp_path, changes, words):
-    np.savez(tmp_path / "posterior.npz", format=1, **(arrays() | changes))
+    np.savez(tmp_path / "posterior.npz", format=1, **(arrays() | changes))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=words) as caught:
         read_posteriors(tmp_path / "posterior.npz")
     assert "\n" not in str(caught.value)
@@ -54,7 +54,7 @@ def test_another_file_is_refused(tmp_path):
     np.savez(path, center=np.zeros(3))
     with pytest.raises(InputError, match="not posteriors: no array covariance, format, latent"):
         read_posteriors(path)
-    np.savez(path, format=2, **arrays())
+    np.savez(path, format=2, **arrays())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="format 2, this version reads 1"):
         read_posteriors(path)
     path.write_bytes(path.read_bytes()[:100])

@@ -73,8 +73,8 @@ class Posterior:
 
 
 def unit_prior(latent_dim: int, weight: float = 1.0) -> Prior:
-    """N(0, 1/weight), as in training; without weight a very wide one."""
-    return Prior(torch.zeros(latent_dim), torch.eye(latent_dim) / max(weight, 1e-6))
+    """N(0, 1/weight), as in training; without weight one of deviation 10, where latents start with 1."""
+    return Prior(torch.zeros(latent_dim), torch.eye(latent_dim) / max(weight, 0.01))
 
 
 def jacobian(
@@ -115,7 +115,7 @@ def refine(
     damping, rows = torch.zeros_like(value), torch.arange(len(latent), device=latent.device)
     for number in range(steps + 1):
         curvature, gradient = _normal_equations(model, batch, latent[rows], prior)
-        covariance[rows] = torch.linalg.inv(curvature)
+        covariance[rows] = torch.linalg.inv(curvature.double()).to(covariance)
         promised = 0.5 * (gradient * torch.linalg.solve(curvature, gradient)).sum(-1)
         going = promised > CONVERGED
         if number == steps or not going.any():
@@ -157,7 +157,8 @@ def weigh(
     """
     dimensions = posterior.latent.shape[1]
     drawn = even_draws(samples, dimensions, seed).to(posterior.latent)
-    factor = torch.linalg.cholesky(posterior.covariance)
+    variance, axes = torch.linalg.eigh(posterior.covariance)  # rounding may leave a variance below zero
+    factor = axes * variance.clamp(min=0).sqrt()[:, None]
     places = posterior.latent + torch.einsum("ijk, sk -> sij", factor, drawn)
     cost = torch.stack([objective(model, batch, place, prior) for place in places])
     weight = torch.softmax(0.5 * drawn.square().sum(-1)[:, None] - cost, dim=0)
@@ -178,11 +179,15 @@ def even_draws(samples: int, dimensions: int, seed: int) -> Float[Tensor, "sampl
 
 
 def change_prior(posterior: Posterior, old: Prior, new: Prior) -> Posterior:
-    """The same data under another prior, exactly for normal distributions: precisions add."""
-    curvature = torch.linalg.inv(posterior.covariance)
-    pull = curvature @ posterior.latent[..., None] - old.precision @ old.mean[:, None]
-    covariance = torch.linalg.inv(curvature - old.precision + new.precision)
-    return Posterior((covariance @ (pull + new.precision @ new.mean[:, None])).squeeze(-1), covariance)
+    """The same data under another prior, exactly for normal distributions: precisions add; in float64."""
+    curvature, latent = torch.linalg.inv(posterior.covariance.double()), posterior.latent.double()
+    taken, given = Prior(old.mean.double(), old.covariance.double()), Prior(new.mean.double(), new.covariance.double())
+    pull = curvature @ latent[..., None] - taken.precision @ taken.mean[:, None]
+    information, axes = torch.linalg.eigh(curvature - taken.precision)  # the data's; rounding may leave it below zero
+    data = (axes * information.clamp(min=0)[:, None]) @ axes.mT
+    covariance = torch.linalg.inv(data + given.precision)
+    mean = (covariance @ (pull + given.precision @ given.mean[:, None])).squeeze(-1)
+    return Posterior(mean.to(posterior.latent), covariance.to(posterior.covariance))
 
 
 def learn_prior(posterior: Posterior, prior: Prior) -> Prior:
