@@ -9,12 +9,14 @@ from gaussemble.fit.band import open_band
 from gaussemble.fit.posterior import (
     Posterior,
     Prior,
-    change_prior,
+    Quadratic,
     even_draws,
     jacobian,
     learn_prior,
     objective,
     observability,
+    posterior_under,
+    quadratic,
     refine,
     unit_prior,
     weigh,
@@ -177,12 +179,21 @@ def test_another_prior_is_as_refining_under_it(tmp_path, generator, truth):
     model, batch = make_problem(tmp_path, generator, truth, 0.3, FadingModel)
     other = Prior(torch.tensor([0.5, -1.0]), torch.tensor([[0.5, 0.2], [0.2, 2.0]]))
     start = truth + 2
-    unit, direct = (refine(model, batch, start, prior, 1) for prior in (UNIT, other))
-    changed = change_prior(unit, UNIT, other)
-    assert float(((changed.latent - direct.latent) / direct.deviation).abs().max()) < 0.02
-    assert torch.allclose(changed.covariance, direct.covariance, rtol=1e-3, atol=1e-4)
-    again = change_prior(changed, other, UNIT)
-    assert torch.allclose(again.latent, unit.latent, atol=1e-3)
+    for place in (start, refine(model, batch, start, UNIT, 1).latent):  # at an optimum or not
+        changed, direct = posterior_under(other, quadratic(model, batch, place)), refine(model, batch, start, other, 1)
+        assert float(((changed.latent - direct.latent) / direct.deviation).abs().max()) < 0.02
+        assert torch.allclose(changed.covariance, direct.covariance, rtol=1e-3, atol=1e-4)
+
+
+def test_views_that_show_nothing_pull_nowhere(tmp_path, generator, truth):
+    """However far from the optimum the latent stands: else a learned prior would widen without end."""
+    along = torch.tensor([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])  # the arm moves along y, the viewing direction
+    model, batch = make_problem(tmp_path, generator, truth, 0.3, rotation=along.expand(300, 3, 3))
+    data = quadratic(model, batch, truth + 5)
+    assert float(data.precision[:, 0, 0].max()) < 0.1
+    assert float(data.pull[:, 0].abs().max()) < 0.5
+    wide = Prior(torch.zeros(2), 1e4 * torch.eye(2))
+    assert float(learn_prior(data, wide).covariance[0, 0]) < 1.01e4
 
 
 def test_prior_is_found_through_each_particles_own_error(generator):
@@ -194,9 +205,7 @@ def test_prior_is_found_through_each_particles_own_error(generator):
     root[::3, :, 1] = 0  # no precision along the second axis
     precision = root.mT @ root
     pull = (precision @ truth[..., None] + root.mT @ torch.randn(count, 2, 1, generator=generator)).squeeze(-1)
-    covariance = torch.linalg.inv(precision + torch.eye(2))
-    posterior = Posterior((covariance @ pull[..., None]).squeeze(-1), covariance)
-    prior = learn_prior(posterior, UNIT)
+    prior = learn_prior(Quadratic(precision, pull), UNIT)
     # the standard errors are 0.01
     assert torch.allclose(prior.mean, mean, atol=0.04)
     assert torch.allclose(prior.covariance, spread, atol=0.04)
@@ -230,8 +239,8 @@ def test_truth_lies_within_the_stated_deviations_under_a_learned_prior(tmp_path,
     truth, start, known = spread_latents(generator)
     model, batch = make_problem(tmp_path, generator, truth, noise)
     mode = refine(model, batch, start, UNIT, 2)
-    prior = learn_prior(mode, UNIT)
-    posterior = weigh(model, batch, change_prior(mode, UNIT, prior), prior, 16)
+    prior = learn_prior(quadratic(model, batch, mode.latent), UNIT)
+    posterior = weigh(model, batch, refine(model, batch, mode.latent, prior, 2), prior, 16)
     assert_calibrated(posterior, truth, slack=0.05)  # for a prior that is uncertain itself
     assert torch.allclose(prior.mean, known.mean, atol=0.25)
     error = (posterior.latent - truth).square().mean(0)
@@ -270,7 +279,7 @@ def test_hopelessly_different_scales_give_numbers(tmp_path, generator, truth):
     model, batch = make_problem(tmp_path, generator, truth[:8], 1e-4, rotation=along.expand(8, 3, 3))
     wide = unit_prior(2, 0.0)
     mode = refine(model, batch, truth[:8], wide, 2)
-    posterior = weigh(model, batch, change_prior(mode, wide, UNIT), UNIT, 8)
+    posterior = weigh(model, batch, refine(model, batch, mode.latent, UNIT, 2), UNIT, 8)
     assert posterior.latent.isfinite().all()
     assert posterior.covariance.isfinite().all()
     assert (posterior.deviation >= 0).all()

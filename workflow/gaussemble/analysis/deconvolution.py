@@ -126,7 +126,7 @@ def deconvolve(seen: Likelihoods, components: int, seed: int = 0, starts: int = 
 
 
 def _one(seen: Likelihoods) -> Populations:
-    """A single component, as wide as the particles' own estimates err; also along axes of which no view says anything."""
+    """A single component, as wide as the estimates err; also along axes of which no view says anything."""
     values, axes = np.linalg.eigh(seen.precision.sum(0))
     told = values > 1e-6 * max(values.max(), 1e-300)
     inverse = np.where(told, 1 / np.where(told, values, 1.0), 0.0)

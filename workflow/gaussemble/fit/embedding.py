@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gaussemble.fit.band import Batch
 from gaussemble.fit.distributed import combine
-from gaussemble.fit.posterior import Posterior, Prior, change_prior, learn_prior, refine, unit_prior, weigh
+from gaussemble.fit.posterior import Posterior, Prior, Quadratic, learn_prior, quadratic, refine, unit_prior, weigh
 from gaussemble.fit.study import Study
 from gaussemble.model.heterogeneity import DeformableMixture
 
@@ -31,14 +31,14 @@ def embed(
         steps: at most so many Gauss-Newton steps a particle.
         samples: of each exact posterior, for its mean and covariance; 0: mode and curvature serve instead.
     """
-    first = unit_prior(latent.shape[1], weight)
+    first, place = unit_prior(latent.shape[1], weight), latent
 
-    def refined(batch: Batch, rows: Tensor) -> Posterior:
-        return refine(model, batch, latent[rows].to(study.device), first.to(study.device), steps)
+    def refined(prior: Prior) -> Callable[[Batch, Tensor], Posterior]:
+        return lambda batch, rows: refine(model, batch, place[rows].to(study.device), prior.to(study.device), steps)
 
-    found = _over_all(study, "latents", latent, refined)
-    prior = learn_prior(found, first)
-    found = change_prior(found, first, prior)
+    place = _over_all(study, "latents", latent, refined(first)).latent
+    prior = learn_prior(_data(model, study, place), first)
+    found = _over_all(study, "latents under their prior", latent, refined(prior))
     if samples == 0:
         return found, prior
 
@@ -46,6 +46,15 @@ def embed(
         return weigh(model, batch, found[rows].to(study.device), prior.to(study.device), samples)
 
     return _over_all(study, "posteriors", latent, weighed), prior
+
+
+def _data(model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"]) -> Quadratic:
+    """What all images say near these latents, each process its share, on the CPU."""
+    precision, pull = latent.new_zeros(*latent.shape, latent.shape[1]), torch.zeros_like(latent)
+    for rows, batch in study.passed("curvatures"):
+        part = quadratic(model, batch, latent[rows].to(study.device))
+        precision[rows], pull[rows] = part.precision.cpu(), part.pull.cpu()
+    return Quadratic(combine(precision), combine(pull))
 
 
 def _over_all(

@@ -72,6 +72,17 @@ class Posterior:
         return Posterior(self.latent.to(device), self.covariance.to(device))
 
 
+@dataclass(frozen=True)
+class Quadratic:
+    """What images say of latents, without any prior: log-likelihoods -z'Dz/2 + pull'z, up to a constant.
+
+    Along an axis of which a view says nothing both are zero there; so nothing is made up, however wide a prior is.
+    """
+
+    precision: Float[Tensor, "image latent latent"]
+    pull: Float[Tensor, "image latent"]
+
+
 def unit_prior(latent_dim: int, weight: float = 1.0) -> Prior:
     """N(0, 1/weight), as in training; without weight one of deviation 10, where latents start with 1."""
     return Prior(torch.zeros(latent_dim), torch.eye(latent_dim) / max(weight, 0.01))
@@ -136,12 +147,18 @@ def _take(batch: Batch, chosen: Bool[Tensor, " image"]) -> Batch:
     return replace(batch, rotation=batch.rotation[chosen], image=batch.image[chosen], transfer=batch.transfer[chosen])
 
 
-def _normal_equations(model: DeformableMixture, batch: Batch, latent: Tensor, prior: Prior) -> tuple[Tensor, Tensor]:
-    """(image, latent, latent) curvature and (image, latent) downhill gradient of the objective."""
+def _data_equations(model: DeformableMixture, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor]:
+    """(image, latent, latent) curvature and (image, latent) uphill gradient of the log-likelihood."""
     slopes = torch.view_as_real(jacobian(model, batch, latent)).flatten(start_dim=2)
     residual = (batch.image - batch.predict(model.decode(latent))).flatten(start_dim=1)
     pull = (slopes @ torch.view_as_real(residual).flatten(start_dim=1)[..., None]).squeeze(-1)
-    return slopes @ slopes.mT + prior.precision, pull - (latent - prior.mean) @ prior.precision
+    return slopes @ slopes.mT, pull
+
+
+def _normal_equations(model: DeformableMixture, batch: Batch, latent: Tensor, prior: Prior) -> tuple[Tensor, Tensor]:
+    """(image, latent, latent) curvature and (image, latent) downhill gradient of the objective."""
+    curvature, pull = _data_equations(model, batch, latent)
+    return curvature + prior.precision, pull - (latent - prior.mean) @ prior.precision
 
 
 @torch.no_grad()
@@ -178,42 +195,43 @@ def even_draws(samples: int, dimensions: int, seed: int) -> Float[Tensor, "sampl
     return torch.cat([half, -half])
 
 
-def change_prior(posterior: Posterior, old: Prior, new: Prior) -> Posterior:
-    """The same data under another prior, exactly for normal distributions: precisions add; in float64."""
-    curvature, latent = torch.linalg.inv(posterior.covariance.double()), posterior.latent.double()
-    taken, given = Prior(old.mean.double(), old.covariance.double()), Prior(new.mean.double(), new.covariance.double())
-    pull = curvature @ latent[..., None] - taken.precision @ taken.mean[:, None]
-    information, axes = torch.linalg.eigh(curvature - taken.precision)  # the data's; rounding may leave it below zero
-    data = (axes * information.clamp(min=0)[:, None]) @ axes.mT
-    covariance = torch.linalg.inv(data + given.precision)
-    mean = (covariance @ (pull + given.precision @ given.mean[:, None])).squeeze(-1)
-    return Posterior(mean.to(posterior.latent), covariance.to(posterior.covariance))
+@torch.no_grad()
+def quadratic(model: DeformableMixture, batch: Batch, latent: Float[Tensor, "image latent"]) -> Quadratic:
+    """The log-likelihoods near some latents, also where these are not yet at an optimum: D = J*J, pull = D z + J*r."""
+    precision, gradient = _data_equations(model, batch, latent)
+    return Quadratic(precision, (precision @ latent[..., None]).squeeze(-1) + gradient)
 
 
-def learn_prior(posterior: Posterior, prior: Prior) -> Prior:
+def posterior_under(prior: Prior, data: Quadratic) -> Posterior:
+    """Normal posteriors: precisions add."""
+    covariance = torch.linalg.inv(data.precision + prior.precision)
+    return Posterior((covariance @ (data.pull + prior.precision @ prior.mean)[..., None]).squeeze(-1), covariance)
+
+
+def learn_prior(data: Quadratic, start: Prior) -> Prior:
     """The normal distribution under which the particles' images are likeliest (empirical Bayes).
 
     By expectation maximisation: its mean is that of the particles' means, its covariance the covariance of their means
     plus the mean of their covariances, all taken again under it. Where few particles say little of an axis, its
     variance is as uncertain as if only `particles x observability²` of them had been seen well; `PRIOR_WEIGHT` more
-    with the old covariance (an inverse Wishart prior) keep it from vanishing by chance, which would be overconfident.
+    with the first covariance (an inverse Wishart prior) keep it from vanishing by chance, which would be overconfident.
 
     Args:
-        posterior: of all particles: modes and curvatures, as `refine` gives them.
-        prior: the one that they had.
+        data: of all particles.
+        start: where the search begins.
     """
-    start = Prior(prior.mean.double(), prior.covariance.double())
-    given = posterior[torch.arange(0, len(posterior.latent), -(-len(posterior.latent) // PRIOR_SAMPLE))]
-    given, learned = Posterior(given.latent.double(), given.covariance.double()), start
+    chosen = torch.arange(0, len(data.pull), -(-len(data.pull) // PRIOR_SAMPLE))
+    sample = Quadratic(data.precision[chosen].double(), data.pull[chosen].double())
+    learned = first = Prior(start.mean.double(), start.covariance.double())
     for _ in range(PRIOR_STEPS):
-        now, before = change_prior(given, start, learned), learned
+        now, before = posterior_under(learned, sample), learned
         mean = now.latent.mean(0)
         offset = now.latent - mean
-        total = offset.T @ offset + now.covariance.sum(0) + PRIOR_WEIGHT * start.covariance
+        total = offset.T @ offset + now.covariance.sum(0) + PRIOR_WEIGHT * first.covariance
         learned = Prior(mean, total / (len(offset) + PRIOR_WEIGHT))
         if _change(before, learned) < PRIOR_SETTLED:
             break
-    return Prior(learned.mean.to(prior.mean), learned.covariance.to(prior.covariance))
+    return Prior(learned.mean.to(start.mean), learned.covariance.to(start.covariance))
 
 
 def _change(before: Prior, after: Prior) -> float:

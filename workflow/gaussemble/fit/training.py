@@ -54,7 +54,11 @@ class TrainingOptions(StageOptions):
     gradient_limit: float = Field(
         default=100.0, gt=0, description="Norm to which a step's gradient is cut; stops a single bad batch."
     )
-    noise: float = Field(default=0.3, ge=0, description="Standard deviation of the noise on the latents in training.")
+    noise: float | None = Field(
+        default=None,
+        ge=0,
+        description="Standard deviation of the noise on the latents in training; none: learnt, for each latent axis.",
+    )
     prior: float = Field(default=1.0, ge=0, description="Weight of the latents' prior, a unit normal distribution.")
     held_out: float = Field(default=0.1, ge=0, lt=1, description="Share of particles kept from training, to watch it.")
     patience: int | None = Field(
@@ -118,10 +122,14 @@ class Objective(nn.Module):
         whole = study.band.batch(rows, study.device, portion.image)
         batch = whole if settings.resolution is None else whole.coarser(study.band.resolution / settings.resolution)
         latent = model.encode(study.evidence(rows, whole if model.encoder.reads_images else None, portion.gradient))
-        mixture = model.decode(latent + self.options.noise * noise.to(study.device), settings.decoders)
+        learnt = self.options.noise is None
+        deviation = model.encoder.deviation if learnt else latent.new_tensor(self.options.noise)
+        mixture = model.decode(latent + deviation * noise.to(study.device), settings.decoders)
         loss = study.loss(batch, batch.predict(mixture))
         baseline = study.baselines[settings.resolution][rows].to(study.device)
         prior = 0.5 * self.options.prior * latent.square().sum(-1)
+        if learnt:  # with it the divergence of N(latent, deviation²) from the prior, up to a constant
+            prior = prior + (0.5 * self.options.prior * deviation.square() - deviation.log()).sum()
         return loss - baseline + prior + model.penalty(mixture, latent)
 
 

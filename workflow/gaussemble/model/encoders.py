@@ -29,6 +29,7 @@ from gaussemble.quantities import Mixture
 
 EncoderKind = Literal["gradient", "image", "both"]
 MOST_POINTS = 1000  # of an image encoder; more cost time in every step
+UNCERTAIN, QUICK = 0.3, 5.0  # the deviation at the start, and how much quicker than weights its logarithm is learnt
 VIEW = 7  # numbers that say from where, and how strongly, a particle was seen
 
 
@@ -186,6 +187,12 @@ class Encoder(nn.Module):
         self.perceptron = Perceptron(
             read + seen, latent_dim, design.hidden, design.layers, design.dropout
         ).start_at_zero()
+        self.uncertainty = nn.Parameter(torch.full((latent_dim,), math.log(UNCERTAIN) / QUICK))
+
+    @property
+    def deviation(self) -> Float[Tensor, " latent"]:
+        """What a particle's latent is uncertain by along each axis, the same for all: learnt with the rest."""
+        return torch.exp(QUICK * self.uncertainty)
 
     @property
     def reads_images(self) -> bool:
