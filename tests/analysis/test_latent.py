@@ -1,6 +1,7 @@
 """Principal components, clusters and trajectories of latents."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,31 +182,29 @@ def seen_badly(size: int = 1500) -> tuple[pd.DataFrame, Posteriors, np.ndarray]:
     return table, Posteriors(table["particle"].to_numpy(), mean, covariance, np.zeros(2), prior), state
 
 
-def test_deconvolution_puts_particles_where_their_views_say(tmp_path):
+def test_what_varies_is_told_from_chance(tmp_path):
+    """Two groups that half of the views show; then the same views of one group."""
     table, posteriors, state = seen_badly()
-    write_posteriors(tmp_path / "posterior.npz", posteriors)
-    table.astype({"held_out": int}).to_csv(tmp_path / "latent.csv", index=False)
-    options = Options(clusters=2, method="deconvolution", umap=False)
-    latent(latent=tmp_path / "latent.csv", out=tmp_path, posteriors=tmp_path / "posterior.npz", options=options)
-    cluster = pd.read_csv(tmp_path / "clusters.csv")["cluster"]
-    clear = table["sd1"] < 1
-    assert (cluster[clear] == state[clear] + 1).mean() > 0.98  # numbered along pc1, which is z1 here
-    found = json.loads((tmp_path / "structure.json").read_text())
-    assert found["varies"]
-    assert found["clustered"]
-    assert found["variation"]["mean"] > 3 * found["variation"]["error"]
+    paths = {"latent": tmp_path / "latent.csv", "posteriors": tmp_path / "posterior.npz"}
+    still = posteriors.latent - np.einsum(
+        "nij,nj->ni",
+        np.eye(2) - posteriors.covariance @ np.linalg.inv(posteriors.prior_covariance),
+        np.stack([4.0 * state - 2, np.zeros(len(state))], 1),
+    )
+    for latents, varies in ((posteriors.latent, True), (still, False)):
+        write_posteriors(paths["posteriors"], replace(posteriors, latent=latents))
+        table.assign(held_out=table["held_out"].astype(int)).to_csv(paths["latent"], index=False)
+        latent(**paths, out=tmp_path, options=Options(clusters=2, **QUICK))
+        found = json.loads((tmp_path / "structure.json").read_text())
+        assert found["varies"] == varies
+        assert (found["variation"]["mean"] > 3 * found["variation"]["error"]) == varies
+        assert found["kept_from_training"]
 
 
-def test_deconvolution_wants_the_posteriors_of_these_particles(tmp_path):
+def test_posteriors_must_be_those_of_the_particles(tmp_path):
     table, posteriors, _ = seen_badly(60)
-    with pytest.raises(InputError, match=r"goes by posterior\.npz"):
-        run(tmp_path, table, method="deconvolution", clusters=2)
     write_posteriors(tmp_path / "posterior.npz", posteriors)
     table.iloc[::-1].to_csv(tmp_path / "latent.csv", index=False)
     with pytest.raises(InputError, match=r"not the particles of latent\.csv"):
-        latent(
-            latent=tmp_path / "latent.csv",
-            out=tmp_path,
-            posteriors=tmp_path / "posterior.npz",
-            options=Options(**QUICK),
-        )
+        paths = {"latent": tmp_path / "latent.csv", "posteriors": tmp_path / "posterior.npz"}
+        latent(**paths, out=tmp_path, options=Options(**QUICK))

@@ -73,14 +73,15 @@ def test_encoders_of_images_reach_the_stage_and_its_file(study, encoder):
 
 def test_rigid_domain_turns_by_the_true_angle(study):
     folder, angle = study
-    table = run(folder, **RIGID, domains=[{"mask": folder / "arm.mrc"}], epochs=20)
+    # the arm is a rod along x: half a turn leaves it as it was, and with little noise some latents go there
+    table = run(folder, **RIGID, domains=[{"mask": folder / "arm.mrc"}], epochs=20, noise=0.3)
     model, latent, mixture = decoded(folder, table)
     assert torch.equal(model.varies, torch.arange(24) >= 16)
     turn = model.decoders[0].network.motion(latent)[0][:, 0].detach()
     error = (turn[:, 2] - angle).abs().rad2deg()
     # an arm without sign, or about another axis, would be off by the angles' own mean, 17 degrees, or more
     assert float(error.mean()) < 6
-    assert float(turn[:, :2].norm(dim=-1).mean().rad2deg()) < 10
+    assert float(turn[:, 1].abs().mean().rad2deg()) < 6  # about x, its own axis, a rod's turns are not seen
     assert tip_error(mixture, angle) < 0.35
     inside = mixture.center[:, 16:]
     assert torch.allclose(torch.cdist(inside, inside), torch.cdist(*2 * [molecule().center[16:]])[None], atol=0.02)

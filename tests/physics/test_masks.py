@@ -8,9 +8,9 @@ from gaussemble.physics.fourier import to_fourier_3d
 from gaussemble.physics.masks import (
     background,
     corrected_correlation,
-    largest_component,
     low_pass,
     masked_correlation,
+    parts_of_molecule,
     randomised_phases,
     soft_mask,
     soften,
@@ -48,14 +48,28 @@ def test_background_is_that_without_the_molecule():
     assert deviation == pytest.approx(1, abs=0.05)
 
 
-def test_largest_component():
-    body = np.zeros((8, 8, 8), bool)
-    body[1:3, 1:3, 1:3] = True
-    body[5:8, 5:8, 5:8] = True
-    found = largest_component(body)
-    assert found.sum() == 27
-    assert found[6, 6, 6]
-    assert not largest_component(np.zeros((4, 4, 4), bool)).any()
+def test_parts_count_where_they_are_no_crumbs(generator):
+    """A rod of 400 voxels, beside it a high block of 8 and a high voxel, and noise that reaches the threshold."""
+    smooth = torch.randn(48, 48, 48, generator=generator).numpy()
+    smooth[10:14, 10:14, 8:33] = 20.0
+    smooth[30:32, 30:32, 30:32] = 8.0
+    smooth[36, 36, 36] = 8.0
+    smooth[24:26, 24:26, 10:12] = 3.5
+    found = parts_of_molecule(smooth > 3.0, smooth)
+    expected = np.zeros_like(found)
+    expected[10:14, 10:14, 8:33] = expected[30:32, 30:32, 30:32] = True
+    assert np.array_equal(found, expected)
+    assert not parts_of_molecule(np.zeros((4, 4, 4), bool), np.zeros((4, 4, 4))).any()
+
+
+def test_a_domain_of_few_particles_without_a_linker_is_in_the_mask(generator):
+    """A sixth of the particles have a small domain, 24 Å from the rest: density a twelfth of the body's, low-passed."""
+    body = torch.tensor([[x, y, 0.0] for x in (-25.0, -15, -5, 5) for y in (-10.0, 0, 10)])
+    center = torch.cat([body, torch.tensor([[32.0, 0, 0]])])
+    amplitude = torch.cat([torch.full((len(body),), 1000.0), torch.tensor([1000 / 6])])
+    density = mixture_to_map(Mixture(center, amplitude, torch.full((len(center),), 5.0)), BOX, PIXEL)
+    mask = soft_mask(noisy(density, 0.02, generator), PIXEL)
+    assert mask[BOX // 2, BOX // 2, round(32 / PIXEL) + BOX // 2] == 1
 
 
 def test_edge_is_a_raised_cosine_after_the_extension():

@@ -74,10 +74,7 @@ class Verdict:
         gain = f"{self.variation.mean:.3g} ± {self.variation.error:.2g} nats a held-out particle"
         if not self.varies:
             return f"nothing varies beyond chance: {gain}"
-        apart = f"{self.clusters.mean:.3g} ± {self.clusters.error:.2g} nats, density between them {self.valley:.0%}"
-        return f"particles vary ({gain}); " + (
-            f"clusters stand apart ({apart})" if self.clustered else f"no clusters beyond chance ({apart})"
-        )
+        return f"particles vary: {gain}"
 
 
 def judge(seen: Likelihoods, held_out: Bool[np.ndarray, " particle"], components: int, seed: int = 0) -> Verdict:

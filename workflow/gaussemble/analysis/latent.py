@@ -5,8 +5,8 @@ their prior, which gives z its measure. (With `scale: uncertainty` each axis is 
 standard deviation, as in noise-adjusted components: Lee et al., IEEE TGRS 28, 295 (1990). On the demo the plain axes
 did better: six clusters are then three swings times two occupancies in all three splits, and scaled they are not.)
 
-It does not choose the number of clusters. Whether anything varies beyond chance, and in clusters, is said by
-particles that were kept from training (`chance`); whether another half of the data finds it too, by `agreement`.
+It does not choose the number of clusters. Whether anything varies beyond chance is said by particles that were kept
+from training (`chance`); whether another half of the data finds the same, by `agreement`.
 """
 
 import warnings
@@ -24,7 +24,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
 
 from gaussemble.analysis.chance import judge
-from gaussemble.analysis.deconvolution import Likelihoods, deconvolve, likelihoods, memberships
+from gaussemble.analysis.deconvolution import Likelihoods, likelihoods
 from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv, write_csv, write_json
 from gaussemble.io.posteriors import read_posteriors
@@ -32,9 +32,6 @@ from gaussemble.options import StageOptions
 from gaussemble.progress import say
 
 UMAP_PARTICLES = 50_000  # more are placed among a random sample of this many
-
-
-Method = Literal["kmeans", "gaussian_mixture", "deconvolution"]
 
 
 class Options(StageOptions):
@@ -46,11 +43,7 @@ class Options(StageOptions):
     points: int = Field(default=5, ge=2, description="Points of a trajectory.")
     lower: float = Field(default=5, ge=0, le=100, description="Percentile of the particles where a trajectory starts.")
     upper: float = Field(default=95, ge=0, le=100, description="Percentile of the particles where a trajectory ends.")
-    method: Method = Field(
-        default="kmeans",
-        description="How clusters are found: by k-means or a mixture of normal distributions on the latents as they "
-        "are, or by such a mixture through each particle's own uncertainty (deconvolution).",
-    )
+    method: Literal["kmeans", "gaussian_mixture"] = Field(default="kmeans", description="How clusters are found.")
     clusters: int = Field(default=4, ge=1, description="Number of clusters; cluster 1 is the lowest on pc1.")
     scale: Literal["uncertainty", "none"] = Field(
         default="none",
@@ -89,22 +82,14 @@ def principal_axes(z: Float[np.ndarray, "particle latent"], unit: Float[np.ndarr
 
 
 def find_clusters(
-    pc: Float[np.ndarray, "particle component"],
-    clusters: int,
-    method: Method = "kmeans",
-    seed: int = 0,
-    seen: Likelihoods | None = None,
+    pc: Float[np.ndarray, "particle component"], clusters: int, method: str = "kmeans", seed: int = 0
 ) -> Int[np.ndarray, " particle"]:
     """Cluster of each particle, numbered from 1 in the order of their mean on pc1.
 
     The order along pc1 is steadier than that by size, and neighbours in number are neighbours in shape. Some numbers
-    are absent where there are fewer distinct clusters. `seen`: what deconvolution goes by.
+    are absent where there are fewer distinct clusters.
     """
-    if method == "deconvolution":
-        if seen is None:
-            raise InputError("option method: deconvolution goes by posterior.npz of the heterogeneity; give it")
-        labels = memberships(seen, deconvolve(seen, clusters, seed)).argmax(axis=1)
-    elif method == "kmeans":
+    if method == "kmeans":
         with warnings.catch_warnings():  # fewer distinct points than clusters: the caller looks at the labels
             warnings.filterwarnings("ignore", message="Number of distinct clusters")
             labels = KMeans(clusters, n_init=10, random_state=seed).fit_predict(pc)  # pyright: ignore[reportArgumentType]
@@ -230,14 +215,13 @@ def read_likelihoods(path: Path, table: pd.DataFrame) -> Likelihoods:
 
 
 def _say_structure(seen: Likelihoods, table: pd.DataFrame, options: Options) -> dict[str, Any]:
-    """Whether particles differ, and whether in clusters, beyond chance: said, and returned for structure.json."""
+    """Whether particles differ beyond chance: said, and returned with its numbers for structure.json."""
     held_out = table["held_out"].to_numpy(bool) if "held_out" in table else np.zeros(len(table), bool)
     verdict = judge(seen, held_out, options.clusters, options.seed)
     say(f"latent: {verdict.sentence}")
     gains = {"variation": verdict.variation, "clusters": verdict.clusters}
     return {
         "varies": verdict.varies,
-        "clustered": verdict.clustered,
         "valley": verdict.valley,
         "kept_from_training": bool(held_out.any()),
         **{name: asdict(one) | {"probability": one.probability} for name, one in gains.items()},
@@ -254,22 +238,21 @@ def latent(*, latent: Path, out: Path, options: Options, posteriors: Path | None
         latent: latent.csv of the stage `heterogeneity`.
         out: folder to write.
         options: see `Options`.
-        posteriors: posterior.npz of the same stage, for clusters by deconvolution and for what chance gives.
+        posteriors: posterior.npz of the same stage, for what chance gives.
     """
     table, names = _checked(latent, options)
-    seen = read_likelihoods(posteriors, table) if posteriors is not None else None
     z = table[names].to_numpy(dtype=np.float64)
     axes = principal_axes(z, axis_units(table, latent, options.scale))
     pc = axes.coordinates(z)
     say("latent: " + ", ".join(f"pc{i + 1} {share:.0%}" for i, share in enumerate(axes.explained)) + " of the variance")
 
-    cluster = find_clusters(pc, options.clusters, options.method, options.seed, seen)
+    cluster = find_clusters(pc, options.clusters, options.method, options.seed)
     sizes = np.bincount(cluster, minlength=options.clusters + 1)[1:]
     if (sizes == 0).any():
         raise InputError(f"{latent}: only {(sizes > 0).sum()} distinct clusters; lower the option clusters")
     say(f"latent: clusters of {', '.join(map(str, sizes))} particles")
-    if seen is not None:
-        write_json(out / "structure.json", _say_structure(seen, table, options))
+    if posteriors is not None:
+        write_json(out / "structure.json", _say_structure(read_likelihoods(posteriors, table), table, options))
 
     others = [name for name in [*latent_columns(table, "sd"), "observability"] if name in table]
     components = [f"pc{i + 1}" for i in range(pc.shape[1])]

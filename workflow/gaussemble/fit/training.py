@@ -35,6 +35,7 @@ from gaussemble.fit.study import (
     shuffled,
     source,
 )
+from gaussemble.model.encoders import UNCERTAIN
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
@@ -122,15 +123,24 @@ class Objective(nn.Module):
         whole = study.band.batch(rows, study.device, portion.image)
         batch = whole if settings.resolution is None else whole.coarser(study.band.resolution / settings.resolution)
         latent = model.encode(study.evidence(rows, whole if model.encoder.reads_images else None, portion.gradient))
-        learnt = self.options.noise is None
-        deviation = model.encoder.deviation if learnt else latent.new_tensor(self.options.noise)
+        deviation = self.deviation(settings)
         mixture = model.decode(latent + deviation * noise.to(study.device), settings.decoders)
         loss = study.loss(batch, batch.predict(mixture))
         baseline = study.baselines[settings.resolution][rows].to(study.device)
         prior = 0.5 * self.options.prior * latent.square().sum(-1)
-        if learnt:  # with it the divergence of N(latent, deviation²) from the prior, up to a constant
+        if self.options.noise is None:  # with it the divergence of N(latent, deviation²) from the prior, but a constant
             prior = prior + (0.5 * self.options.prior * deviation.square() - deviation.log()).sum()
         return loss - baseline + prior + model.penalty(mixture, latent)
+
+    def deviation(self, settings: Round) -> Float[Tensor, " latent"]:
+        """Of the noise on the latents: as asked for, or as learnt; in coarse rounds not less than at the start.
+
+        Much noise early on keeps neighbours in latent space alike, before the encoder has sorted them.
+        """
+        learnt = self.model.encoder.deviation
+        if self.options.noise is not None:
+            return torch.full_like(learnt, self.options.noise)
+        return learnt if settings.resolution is None else learnt.clamp(min=UNCERTAIN)
 
 
 def train(

@@ -16,9 +16,12 @@ from gaussemble.physics.fourier import to_fourier_3d, to_real_3d
 from gaussemble.physics.rings import shell_correlation, shell_index
 
 SIGMAS = 3.0  # above the background's mean: what noise lifts there falls in crumbs beside the largest body
-# Share of the highest density that is still molecule: low-passed surfaces stand at a half, a domain that few particles
-# have or that moves at less; ripples of the missing low frequencies stay below.
-LEAST = 0.15
+# Share of the highest density that is still molecule: low-passed surfaces stand at a half, small domains that a few
+# particles have, or that move far, at a twentieth. What is not in the mask gets no Gaussians, and is not found later.
+LEAST = 0.05
+# A part beside the largest counts where it is not a crumb of noise: it has so many of the largest's voxels, and is so
+# many standard deviations of the background high somewhere (of ten thousand places of noise the highest has 4)
+PART, PART_SIGMAS = 0.01, 6.0
 
 
 def low_pass(voxels: Float[Tensor, "z y x"], pixel_size: float, resolution: float) -> Float[Tensor, "z y x"]:
@@ -58,22 +61,26 @@ def _distance_to(body: Bool[np.ndarray, "z y x"]) -> Float[np.ndarray, "z y x"]:
 def find_threshold(smooth: Float[np.ndarray, "z y x"]) -> float:
     """Density above which a low-passed map is molecule.
 
-    The background's mean plus 3 standard deviations, or 15 % of the way from there up to the highest density (99.9 % of
-    the voxels) where that is higher, as it is in a clean map.
+    The background's mean plus 3 standard deviations, or a twentieth of the way from there up to the highest density
+    (99.9 % of the voxels) where that is higher, as it is in a clean map.
     """
     values = smooth[within_sphere(smooth.shape[-1])]
     mean, deviation = background(values)
     return mean + max(SIGMAS * deviation, LEAST * (float(np.quantile(values, 0.999)) - mean))
 
 
-def largest_component(body: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """The largest connected part (by faces); nothing where there is nothing."""
-    if not body.any():
-        return body
+def parts_of_molecule(body: Bool[np.ndarray, "z y x"], smooth: Float[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
+    """The largest connected part, and those beside it that are no crumbs: a domain whose linker is not seen."""
     labels: Any = ndimage.label(body)[0]  # type: ignore[index]
     sizes = np.bincount(labels.ravel())
+    if len(sizes) == 1:
+        return body
     sizes[0] = 0
-    return labels == sizes.argmax()
+    mean, deviation = background(smooth[within_sphere(smooth.shape[-1])])
+    highest = np.asarray(ndimage.maximum(smooth, labels, np.arange(len(sizes))))
+    sound = (sizes >= PART * sizes.max()) & (highest >= mean + PART_SIGMAS * deviation)
+    sound[sizes.argmax()] = True
+    return sound[labels]
 
 
 def soften(body: Bool[np.ndarray, "z y x"], extend: float, edge: float) -> Float[Tensor, "z y x"]:
@@ -90,7 +97,7 @@ def soft_mask(
     extend: float = 6.0,
     edge: float = 12.0,
 ) -> Float[Tensor, "z y x"]:
-    """Mask of the largest connected body of density, from 0 to 1.
+    """Mask of the molecule, from 0 to 1: the largest connected body of density, and sound parts beside it.
 
     Args:
         voxels: density, molecule positive.
@@ -106,7 +113,7 @@ def soft_mask(
     smooth = low_pass(voxels, pixel_size, max(resolution, 3 * pixel_size)).numpy()
     if threshold is None:
         threshold = find_threshold(smooth)
-    body = largest_component((smooth > threshold) & within_sphere(smooth.shape[-1]))
+    body = parts_of_molecule((smooth > threshold) & within_sphere(smooth.shape[-1]), smooth)
     if not body.any():
         raise ValueError(f"no density above {threshold:.4g}; the highest is {float(smooth.max()):.4g}")
     return soften(body, extend / pixel_size, max(edge / pixel_size, 3.0))
