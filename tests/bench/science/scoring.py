@@ -11,9 +11,8 @@ from simulated import BOX, PIXEL, Simulation, state_maps
 from torch import Tensor
 
 from gaussemble.analysis import recovery
-from gaussemble.analysis.chance import judge, plausible
+from gaussemble.analysis.chance import likelihoods, plausible, variation
 from gaussemble.analysis.decoded_classes import fit_classes, memberships, most_probable
-from gaussemble.analysis.deconvolution import likelihoods
 from gaussemble.analysis.latent import latent_columns
 from gaussemble.analysis.map_scores import captured_variance, fsc_area, motion_error
 from gaussemble.analysis.neighbourhoods import information_imbalance, neighbourhood_similarity
@@ -97,17 +96,14 @@ def band_of(folder: Path, out: Path) -> Band:
 
 
 def chance_scores(folder: Path, held_out: np.ndarray, simulation: Simulation) -> dict[str, Any]:
-    """Held-out gains in nats with their standard errors, and what they are called."""
+    """The held-out gain in nats with its standard error, and what it is called."""
     known = read_posteriors(folder / "posterior.npz")
     seen = likelihoods(known.latent, known.covariance, known.prior_mean, known.prior_covariance)
-    verdict = judge(plausible(seen, known.prior_mean, known.prior_covariance), held_out, 4)
+    found = variation(plausible(seen, known.prior_mean, known.prior_covariance), held_out)
     return {
-        "gain": verdict.variation.mean,
-        "gain_error": verdict.variation.error,
-        "cluster_gain": verdict.clusters.mean,
-        "cluster_error": verdict.clusters.error,
-        "valley": verdict.valley,
-        "verdict": "clusters" if verdict.clustered else "varies" if verdict.varies else "nothing",
+        "gain": found.mean,
+        "gain_error": found.error,
+        "verdict": "varies" if found.beyond_chance else "nothing",
     }
 
 

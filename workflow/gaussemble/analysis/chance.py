@@ -1,34 +1,50 @@
-"""Whether anything varies at all, and whether there are clusters: what the latents must be able to deny.
+"""Whether anything varies at all: what the latents must be able to deny.
 
-A network finds latents in pure noise too. Two numbers say whether there is more, in nats a particle, over particles
-that were kept from training, each with its standard error:
+A network finds latents in pure noise too. One number says whether there is more, in nats a particle, over particles
+that were kept from training, with its standard error: the evidence of the particles when their latents are drawn from a
+normal distribution (fitted to the training particles' through each one's own error), over the evidence when all stand
+at the one latent that suits them best. If nothing varies, no density of images explains new ones better on average than
+the right one, so the expected gain is not above 0, however much was fitted (Gibbs' inequality).
 
-*variation*: evidence of the particles when their latents are drawn from a normal distribution (fitted to the training
-particles' through each one's own error), over the evidence when all stand at the one latent that suits them best. If
-nothing varies, no density of images explains new ones better on average than the right one, so the expected gain is
-not above 0, however much was fitted (Gibbs' inequality).
-
-*clusters*: evidence of K normal populations over that of one. A continuous motion is no normal distribution either, so
-beside the gain stands the *valley*: the density of the latents at the lowest place between populations, over the lower
-of the two peaks beside it, on the way with the mildest valleys. Populations that run into each other have valleys near
-1, also along a curve.
+A particle's likelihood is held as its precision Λ and information η, exp(-z'Λz/2 + η'z), which exist also where a view
+says nothing at all along some axis (Λ has then no inverse).
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int
-from scipy.ndimage import gaussian_filter1d
+from jaxtyping import Bool, Float, Float64
 from scipy.stats import norm
-
-from gaussemble.analysis.deconvolution import Likelihoods, deconvolve, log_evidence, memberships, posterior_means
 
 LEAST = 0.01  # nats a particle: less is called nothing, however sure it is
 SURE = 3.0  # standard errors
-APART = 0.5  # valleys below it part clusters
-FITTED = 5000  # training particles to which populations are fitted, at most
-FEWEST = 30  # particles of a population that counts
-BINS = 48  # of a histogram, between the means of two populations
+FITTED = 5000  # training particles to which the distribution is fitted, at most
+ITERATIONS = 300  # of expectation and maximisation
+SETTLED = 1e-5  # nats a particle: a gain below it ends them
+NARROWEST = 1e-4  # of the first variance: so much is added in each
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """What the images say of each particle's latent, without any prior."""
+
+    precision: Float64[np.ndarray, "particle latent latent"]
+    information: Float64[np.ndarray, "particle latent"]
+
+    def __len__(self) -> int:
+        return len(self.information)
+
+    def __getitem__(self, rows: np.ndarray) -> "Likelihoods":
+        """Those of some particles."""
+        return Likelihoods(self.precision[rows], self.information[rows])
+
+
+@dataclass(frozen=True)
+class Normal:
+    """A distribution of latents."""
+
+    mean: Float64[np.ndarray, " latent"]
+    covariance: Float64[np.ndarray, "latent latent"]
 
 
 @dataclass(frozen=True)
@@ -49,42 +65,20 @@ class Gain:
         """Of so large a gain where there is nothing to gain (one-sided, normal)."""
         return float(norm.sf(self.mean / self.error)) if self.error > 0 else float(self.mean <= 0)
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """Do particles differ, and do they form clusters?"""
-
-    variation: Gain
-    clusters: Gain
-    valley: float  # that parts the populations (`weakest_link`); 1 with one population
-
-    @property
-    def varies(self) -> bool:
-        """Something varies."""
-        return self.variation.beyond_chance
-
-    @property
-    def clustered(self) -> bool:
-        """Something varies, between populations with gaps between them."""
-        return self.varies and self.clusters.beyond_chance and self.valley < APART
-
     @property
     def sentence(self) -> str:
         """In words."""
-        gain = f"{self.variation.mean:.3g} ± {self.variation.error:.2g} nats a held-out particle"
-        if not self.varies:
-            return f"nothing varies beyond chance: {gain}"
-        return f"particles vary: {gain}"
+        gain = f"{self.mean:.3g} ± {self.error:.2g} nats a held-out particle"
+        return f"particles vary: {gain}" if self.beyond_chance else f"nothing varies beyond chance: {gain}"
 
 
-def judge(seen: Likelihoods, held_out: Bool[np.ndarray, " particle"], components: int, seed: int = 0) -> Verdict:
-    """Fit populations to the training particles, and judge them by the others.
+def variation(seen: Likelihoods, held_out: Bool[np.ndarray, " particle"], seed: int = 0) -> Gain:
+    """What a spread of latents adds to the evidence of particles that were kept from training.
 
     Args:
-        seen: what the images say of each latent, without the prior (`deconvolution.likelihoods`).
+        seen: what the images say of each latent, without the prior (`likelihoods`).
         held_out: particles that were kept from training; without any, every tenth is taken, which is lenient.
-        components: number of populations.
-        seed: of the fits.
+        seed: of the training particles that are chosen, where they are many.
     """
     if not held_out.any():
         held_out = np.arange(len(seen)) % 10 == 0
@@ -92,15 +86,21 @@ def judge(seen: Likelihoods, held_out: Bool[np.ndarray, " particle"], components
     if len(rows) > FITTED:
         rows = np.sort(np.random.default_rng(seed).choice(rows, FITTED, replace=False))
     training, others = seen[rows], seen[held_out]
-    one = deconvolve(training, 1, seed)
-    single = log_evidence(others, one)
-    variation = gain(single - point_evidence(others, best_point(training)))
-    if components == 1:
-        return Verdict(variation, Gain(0.0, 0.0, len(others)), 1.0)
-    many = deconvolve(training, components, seed)
-    label = memberships(seen, many).argmax(1)
-    link = weakest_link(posterior_means(seen, one), label, components)
-    return Verdict(variation, gain(log_evidence(others, many) - single), link)
+    spread = log_evidence(others, fit_normal(training))
+    return gain(spread - point_evidence(others, best_point(training)))
+
+
+def likelihoods(
+    latent: Float[np.ndarray, "particle latent"],
+    covariance: Float[np.ndarray, "particle latent latent"],
+    prior_mean: Float[np.ndarray, " latent"],
+    prior_covariance: Float[np.ndarray, "latent latent"],
+) -> Likelihoods:
+    """Normal posteriors without the normal prior that went into them."""
+    posterior, prior = np.linalg.inv(covariance.astype(float)), np.linalg.inv(prior_covariance.astype(float))
+    information = np.einsum("nij,nj->ni", posterior, latent.astype(float)) - prior @ prior_mean
+    values, axes = np.linalg.eigh(posterior - prior)  # rounding may leave it a little negative
+    return Likelihoods((axes * values.clip(min=0)[:, None, :]) @ axes.mT, information)
 
 
 def plausible(
@@ -128,6 +128,47 @@ def plausible(
     return Likelihoods(precision, np.einsum("nij,nj->ni", axes, along) @ inverse + precision @ mean)
 
 
+def fit_normal(seen: Likelihoods) -> Normal:
+    """The normal distribution under which the particles are likeliest, through each one's own error.
+
+    Extreme deconvolution (Bovy, Hogg & Roweis, Ann. Appl. Stat. 5, 1657 (2011)) with one component.
+    """
+    values = np.linalg.eigvalsh(seen.precision.sum(0))
+    told = values > 1e-6 * max(values.max(), 1e-300)  # axes of which some view says something
+    width = len(seen) * (1 / values[told]).mean() if told.any() else 1.0
+    found, before = Normal(best_point(seen), width * np.eye(len(values))), -np.inf
+    for _ in range(ITERATIONS):
+        now, mean, covariance = _posteriors(seen, found)
+        if now.mean() - before < SETTLED:
+            break
+        before, center = float(now.mean()), mean.mean(0)
+        off = mean - center
+        spread = off.T @ off / len(seen) + covariance.mean(0)
+        found = Normal(center, spread + NARROWEST * width * np.eye(len(values)))
+    return found
+
+
+def log_evidence(seen: Likelihoods, population: Normal) -> Float64[np.ndarray, " particle"]:
+    """Log evidence of each particle, relative to one that is known to stand at latent 0."""
+    return _posteriors(seen, population)[0]
+
+
+def _posteriors(
+    seen: Likelihoods, population: Normal
+) -> tuple[
+    Float64[np.ndarray, " particle"],
+    Float64[np.ndarray, "particle latent"],
+    Float64[np.ndarray, "particle latent latent"],
+]:
+    """Log evidence, posterior mean and posterior covariance of each particle."""
+    inverse = np.linalg.inv(population.covariance)
+    pull, total = inverse @ population.mean, seen.precision + inverse
+    covariance, target = np.linalg.inv(total), seen.information + pull
+    mean = np.einsum("nij,nj->ni", covariance, target)
+    widths = np.linalg.slogdet(total)[1] + np.linalg.slogdet(population.covariance)[1]
+    return 0.5 * ((target * mean).sum(-1) - pull @ population.mean - widths), mean, covariance
+
+
 def gain(differences: Float[np.ndarray, " particle"]) -> Gain:
     """Mean and standard error."""
     error = float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else np.inf
@@ -143,43 +184,3 @@ def best_point(seen: Likelihoods) -> Float64[np.ndarray, " latent"]:
 def point_evidence(seen: Likelihoods, point: Float[np.ndarray, " latent"]) -> Float64[np.ndarray, " particle"]:
     """Log likelihood of each particle at one latent, relative to that at latent 0."""
     return seen.information @ point - 0.5 * np.einsum("i,nij,j->n", point, seen.precision, point)
-
-
-def weakest_link(
-    latent: Float[np.ndarray, "particle latent"], label: Int[np.ndarray, " particle"], components: int
-) -> float:
-    """The valley that must be crossed to reach every population from every other; 1 with one population.
-
-    Of all ways from one to another the one with the mildest valleys counts, so that two ends of a curve are not apart
-    while its middle is between them: the lowest ratio in the spanning tree of the highest.
-    """
-    ratio = np.ones((components, components))
-    for first in range(components):
-        for second in range(first):
-            ratio[first, second] = ratio[second, first] = valley(latent[label == first], latent[label == second])
-    inside, found = {0}, 1.0
-    while len(inside) < components:
-        outside = [number for number in range(components) if number not in inside]
-        best, number = max((max(ratio[one, number] for one in inside), number) for number in outside)
-        found = min(found, best)
-        inside.add(number)
-    return float(found)
-
-
-def valley(first: Float[np.ndarray, "particle latent"], second: Float[np.ndarray, "other latent"]) -> float:
-    """Lowest density between two sets of latents over the lower of the peaks at its sides, along their best axis.
-
-    The axis is Fisher's discriminant; densities are histograms of the two sets together, smoothed by a twelfth of the
-    distance of their means. Sets of fewer than `FEWEST` are not apart from anything.
-    """
-    if min(len(first), len(second)) < FEWEST:
-        return 1.0
-    spread = sum(np.cov(one.T).reshape(one.shape[1], -1) for one in (first, second))
-    step = second.mean(0) - first.mean(0)
-    axis = np.linalg.solve(spread + 1e-9 * np.trace(spread) * np.eye(len(step)), step)
-    place = (np.concatenate([first, second]) - first.mean(0)) @ axis / (step @ axis)
-    counts = np.histogram(place, np.linspace(-1, 2, 3 * BINS + 1))[0]
-    density = gaussian_filter1d(counts.astype(float), BINS / 12)
-    between = np.arange(BINS, 2 * BINS)
-    lowest = between[density[between].argmin()]
-    return float(density[lowest] / max(min(density[:lowest].max(initial=0), density[lowest:].max()), 1e-9))

@@ -23,8 +23,7 @@ from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
 
-from gaussemble.analysis.chance import judge
-from gaussemble.analysis.deconvolution import Likelihoods, likelihoods
+from gaussemble.analysis.chance import Likelihoods, likelihoods, plausible, variation
 from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv, write_csv, write_json
 from gaussemble.io.posteriors import read_posteriors
@@ -211,21 +210,20 @@ def read_likelihoods(path: Path, table: pd.DataFrame) -> Likelihoods:
     known = read_posteriors(path)
     if not np.array_equal(known.particle, table["particle"]):
         raise InputError(f"{path}: not the particles of latent.csv beside it; run the stage heterogeneity again")
-    return likelihoods(known.latent, known.covariance, known.prior_mean, known.prior_covariance)
+    seen = likelihoods(known.latent, known.covariance, known.prior_mean, known.prior_covariance)
+    return plausible(seen, known.prior_mean, known.prior_covariance)
 
 
 def _say_structure(seen: Likelihoods, table: pd.DataFrame, options: Options) -> dict[str, Any]:
     """Whether particles differ beyond chance: said, and returned with its numbers for structure.json."""
     held_out = table["held_out"].to_numpy(bool) if "held_out" in table else np.zeros(len(table), bool)
-    verdict = judge(seen, held_out, options.clusters, options.seed)
-    say(f"latent: {verdict.sentence}")
-    gains = {"variation": verdict.variation, "clusters": verdict.clusters}
+    found = variation(seen, held_out, options.seed)
+    say(f"latent: {found.sentence}")
     return {
-        "varies": verdict.varies,
-        "valley": verdict.valley,
+        "varies": found.beyond_chance,
+        "sentence": found.sentence,
+        "variation": asdict(found) | {"probability": found.probability},
         "kept_from_training": bool(held_out.any()),
-        **{name: asdict(one) | {"probability": one.probability} for name, one in gains.items()},
-        "sentence": verdict.sentence,
     }
 
 

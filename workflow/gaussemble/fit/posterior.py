@@ -26,6 +26,7 @@ DAMPING = 0.3  # of Levenberg's, in units of the curvature's diagonal, after a s
 PRIOR_STEPS = 1000  # of expectation maximisation, at most; many where the data say little
 PRIOR_SETTLED = 1e-4  # a change of a step, in the prior's own deviations, below which it ends
 PRIOR_SAMPLE = 20_000  # particles, evenly from all, are enough for a prior
+PRIOR_WIDEST = 2.0  # deviations of the first prior
 PRIOR_WEIGHT = 20  # particles, seen perfectly and spread as in training, that are counted besides
 
 
@@ -228,10 +229,18 @@ def learn_prior(data: Quadratic, start: Prior) -> Prior:
         mean = now.latent.mean(0)
         offset = now.latent - mean
         total = offset.T @ offset + now.covariance.sum(0) + PRIOR_WEIGHT * first.covariance
-        learned = Prior(mean, total / (len(offset) + PRIOR_WEIGHT))
+        learned = Prior(mean, _narrowed(total / (len(offset) + PRIOR_WEIGHT), first))
         if _change(before, learned) < PRIOR_SETTLED:
             break
     return Prior(learned.mean.to(start.mean), learned.covariance.to(start.covariance))
+
+
+def _narrowed(covariance: Float[Tensor, "latent latent"], first: Prior) -> Float[Tensor, "latent latent"]:
+    """No axis wider than `PRIOR_WIDEST` deviations of the first prior: farther out no latent was in training."""
+    root = torch.linalg.cholesky(first.covariance)
+    inverse = torch.linalg.inv(root)
+    values, axes = torch.linalg.eigh(inverse @ covariance @ inverse.T)
+    return root @ (axes * values.clamp(max=PRIOR_WIDEST**2)) @ axes.T @ root.T
 
 
 def _change(before: Prior, after: Prior) -> float:
