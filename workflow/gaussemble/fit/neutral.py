@@ -47,7 +47,7 @@ class Options(StageOptions):
         description="More Gaussians until the target is reached: doubled, from coarse resolution on, or beside a "
         "model's, whose geometry is kept; auto: where the seeds have no count, and seeds.residual is on.",
     )
-    most: int = Field(default=12288, ge=1, description="Most Gaussians to grow to.")
+    most: int = Field(default=16384, ge=1, description="Most Gaussians to grow to.")
     rounds: int = Field(
         default=3, ge=1, description="Without growth: resolutions from coarse to fine, each twice as fine as the last."
     )
