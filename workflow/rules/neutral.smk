@@ -7,7 +7,7 @@ PROVIDES  results/{dataset}/{split}/neutral/  mixture.npz mixture.cif map.mrc fs
 
 
 rule neutral:
-    """Fit the mixture to the map, coarse to fine; without a model or a count, grow it."""
+    """Fit the mixture to the map, coarse to fine; where its number is free, until the map is explained."""
     input:
         map="results/{dataset}/{split}/consensus/map.mrc",
         mask="results/{dataset}/{split}/consensus/mask.mrc",

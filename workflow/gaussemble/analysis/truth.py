@@ -23,15 +23,16 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from gaussemble.analysis.latent import latent_columns
+from gaussemble.analysis.oracle import normal_equations
 from gaussemble.errors import InputError
-from gaussemble.fit.band import Batch, open_band
+from gaussemble.fit.band import open_band
 from gaussemble.fit.heterogeneity import read_noise
 from gaussemble.io.files import read_csv, write_json
 from gaussemble.io.mrc import read_map
 from gaussemble.io.states import States, read_states
 from gaussemble.io.store import ImageStore, open_store
 from gaussemble.options import StageOptions
-from gaussemble.physics.backprojection import extract, volume_grid
+from gaussemble.physics.backprojection import volume_grid
 from gaussemble.physics.rings import resolution, ring_frequencies, shell_correlation
 from gaussemble.prepare.simulate import component_maps
 from gaussemble.progress import progress, say
@@ -237,16 +238,6 @@ def oracle(
 def sampling_box(states: States, box: int, field: float) -> int:
     """Voxels along an edge of `field` Å so that the structures' Gaussians are sampled without aliasing that matters."""
     return min(box, 2 * int(np.ceil(field / float(states.mixture.width.min()) * 0.375)))
-
-
-def normal_equations(
-    grids: list[Tensor], batch: Batch
-) -> tuple[Float[Tensor, "image component"], Float[Tensor, "image component component"]]:
-    """The vector b and matrix G of the parts for each particle (see `oracle`)."""
-    slices = [batch.transfer * extract(grid, batch.rotation, batch.box, PADDING) for grid in grids]
-    predicted = torch.view_as_real(torch.stack(slices, dim=1)).flatten(start_dim=2)
-    image = torch.view_as_real(batch.image.contiguous()).flatten(start_dim=1)
-    return torch.einsum("icp,ip->ic", predicted, image), predicted @ predicted.mT
 
 
 def posterior_of(

@@ -4,8 +4,7 @@ All that is random in it (order, noise on the latents, dropout) is a function of
 checkpoint needs no state of random numbers, and a training that was killed and started again ends with the numbers of
 one that was not. Several processes (fit.distributed) take their shares of the same batches.
 
-Arithmetic is float32 throughout. On a GPU the option tf32 lets matrix products round their factors to 10 bits, which is
-torch's documented switch; it is off, as that has not been measured to be equal.
+Arithmetic is float32 throughout; on a GPU too, where rounder products have not been measured to be equal.
 """
 
 import math
@@ -70,7 +69,6 @@ class TrainingOptions(StageOptions):
     checkpoint_seconds: float = Field(
         default=300.0, ge=0, description="Time between checkpoints, from which a killed training goes on."
     )
-    tf32: bool = Field(default=False, description="On a GPU, quicker matrix products with 10 bits of precision.")
     seed: int = Field(default=0, ge=0, description="Seed of weights, shuffling and held-out particles.")
 
 
@@ -166,7 +164,6 @@ def train(
     Raises:
         InputError: a loss or a gradient that is not finite, with the particle where it is one.
     """
-    torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
     rows = torch.nonzero(~study.held_out).flatten()
     plan = plan_epochs(rounds, steps_an_epoch(study, rows, options.batch))
     digest = fingerprint_of(model, study, options, rounds) if checkpoint else ""
