@@ -84,7 +84,7 @@ def test_the_best_weights_are_kept(folder):
     """At a rate that destroys the model in the second round, the weights of the first are what remains."""
     study = make_study_of(folder)
     model = make_model(study)
-    rounds = [Round(epochs=3.0), Round(epochs=2.0, learning_rate=0.1)]
+    rounds = [Round(epochs=3.0), Round(epochs=2.0, learning_rate=0.3)]
     history = train(model, study, TrainingOptions(**SMALL), rounds)
     losses = history["held_out_loss"].to_numpy()
     assert losses[3:].min() > losses[:3].min() + 1

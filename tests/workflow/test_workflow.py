@@ -270,7 +270,7 @@ MISTAKES = {
     "restraints without a model": ({"seeds": {}} | varied(restraint=1), [f"{VARY}.restraint", "seeds.model"]),
     "restraints without residues": (
         varied(decoders=[{"name": "a", "restraint": 2}]),
-        [f"{VARY}.decoders.0.restraint", "seeds.count, 256"],
+        [f"{VARY}.decoders.0.restraint", "seeds.count, 512"],
     ),
     "missing mask in a list": (
         varied(decoders=[{"name": "a", "region": "nowhere.mrc"}]),
