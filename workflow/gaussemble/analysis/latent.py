@@ -2,8 +2,8 @@
 
 Each axis of z is divided by its median posterior standard deviation first, so that distances count what can be told
 apart, as in noise-adjusted components (Lee et al., IEEE TGRS 28, 295 (1990)); an axis that nothing uses hardly counts
-then. On the demo six clusters then tell the presence of the optional domain
-for 99.9 % of the particles, without scaling for 81 %.
+then. On the demo six clusters tell the presence of the optional domain for 99.9 % of the particles with it, for 81 %
+without.
 
 It does not choose the number of clusters. Whether anything varies beyond chance is said by particles that were kept
 from training (`chance`); whether another half of the data finds the same, by `agreement`.
@@ -239,6 +239,7 @@ def latent(*, latent: Path, out: Path, options: Options, posteriors: Path | None
         posteriors: posterior.npz of the same stage, for what chance gives.
     """
     table, names = _checked(latent, options)
+    seen = read_likelihoods(posteriors, table) if posteriors is not None else None
     z = table[names].to_numpy(dtype=np.float64)
     axes = principal_axes(z, axis_units(table, latent, options.scale))
     pc = axes.coordinates(z)
@@ -249,8 +250,8 @@ def latent(*, latent: Path, out: Path, options: Options, posteriors: Path | None
     if (sizes == 0).any():
         raise InputError(f"{latent}: only {(sizes > 0).sum()} distinct clusters; lower the option clusters")
     say(f"latent: clusters of {', '.join(map(str, sizes))} particles")
-    if posteriors is not None:
-        write_json(out / "structure.json", _say_structure(read_likelihoods(posteriors, table), table, options))
+    if seen is not None:
+        write_json(out / "structure.json", _say_structure(seen, table, options))
 
     others = [name for name in [*latent_columns(table, "sd"), "observability"] if name in table]
     components = [f"pc{i + 1}" for i in range(pc.shape[1])]
