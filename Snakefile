@@ -14,6 +14,7 @@ if (
     configfile: "config/config.yaml"
 
 
+include: "workflow/rules/module.smk"
 include: "workflow/rules/config.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/simulate.smk"
@@ -28,10 +29,6 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/agreement.smk"
 include: "workflow/rules/truth.smk"
 include: "workflow/rules/report.smk"
-
-
-localrules:
-    all,
 
 
 rule all:

@@ -240,8 +240,10 @@ os.environ.update(
     MPLBACKEND="Agg",
 )
 shell.executable("bash")
+# --sdm conda empties PYTHONPATH, hence a prefix; one that a workflow has set that uses this as a module stays
 shell.prefix(
-    f"set -euo pipefail; export PYTHONPATH={shlex.quote(str(ROOT / 'workflow'))}; "
+    f"{shell._process_prefix or 'set -euo pipefail;'} "
+    f"export PYTHONPATH={shlex.quote(str(ROOT / 'workflow'))}; "
 )
 
 

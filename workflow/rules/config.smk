@@ -15,7 +15,6 @@ import jsonschema
 import yaml
 from snakemake.utils import validate
 
-ROOT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1]
 SCHEMA = json.loads((ROOT / "config/schema.json").read_text())
 CONSISTENCY = runpy.run_path(
     str(ROOT / "workflow/gaussemble/fit/consistency.py")
@@ -261,7 +260,7 @@ def check_companions():
 
 check_keys_stand_once()
 check_keys()
-validate(config, "../../config/schema.json")
+validate(config, str(ROOT / "config/schema.json"))
 check_numbers()
 check_together()
 locate_paths()
