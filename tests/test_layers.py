@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "workflow" / "gaussemble"
 LAYERS = [
-    {"__init__", "errors", "quantities", "options", "progress"},
+    {"__init__", "costs", "errors", "options", "progress", "quantities", "sizes"},
     {"io"},
     {"physics"},
     {"prepare"},

@@ -36,6 +36,8 @@ STAGES: dict[str, tuple[str, str]] = {
         "gaussemble.analysis.volumes",
         "reconstruct every cluster and trajectory point, with half-maps and FSC",
     ),
+    "null": ("gaussemble.analysis.null", "simulate a half's particles from its neutral mixture: nothing varies"),
+    "crossing": ("gaussemble.analysis.crossing", "embed the particles of one half by the network of the other"),
     "models": ("gaussemble.analysis.models", "move the atomic model along every trajectory"),
     "agreement": ("gaussemble.analysis.agreement", "match the classes of the even and the odd half; give a verdict"),
     "truth": ("gaussemble.analysis.truth", "score an analysis of simulated particles against their truth"),
@@ -46,6 +48,8 @@ STAGES: dict[str, tuple[str, str]] = {
     "schema": ("gaussemble.config", "write the JSON schema of the config"),
     "reference": ("gaussemble.config", "write the reference of every option"),
 }
+
+TRAINED_BY_MANY = "heterogeneity"  # the stage that several processes can share
 
 # What no code of ours can be to blame for: permissions, full or failing disks.
 OUTSIDE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}
@@ -66,9 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(overview() if stage != "--version" else f"gaussemble {__version__}")
         return 0
     try:
-        set_threads(rest)
+        processes = set_threads(stage, rest)
         function = stage_function(stage)
         called = arguments_of(function, stage_parser(stage, function).parse_args(rest))
+        if processes > 1 and "LOCAL_RANK" not in os.environ:
+            return importlib.import_module("gaussemble.fit.launch").launch(processes, [stage, *rest])
         files = importlib.import_module("gaussemble.io.files")  # not before set_threads: it loads numerical libraries
         with files.together():
             function(**called)
@@ -109,13 +115,22 @@ def stage_function(stage: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(STAGES[stage][0]), stage)
 
 
-def set_threads(arguments: list[str]) -> None:
-    """Take `--threads N` out of the arguments; the numerical libraries read OMP_NUM_THREADS when they are imported."""
-    parser = Parser(prog="gaussemble", add_help=False, allow_abbrev=False)
+def set_threads(stage: str, arguments: list[str]) -> int:
+    """Take `--threads N`, and `--processes N` of a training, out of the arguments; returns the processes.
+
+    The numerical libraries read OMP_NUM_THREADS when they are imported, and numba NUMBA_NUM_THREADS.
+    """
+    parser = Parser(prog=f"gaussemble {stage}", add_help=False, allow_abbrev=False)
     parser.add_argument("--threads", type=int)
+    parser.set_defaults(processes=1)
+    if stage == TRAINED_BY_MANY:
+        parser.add_argument("--processes", type=int)
     known, arguments[:] = parser.parse_known_args(arguments)
     if known.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(known.threads)
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+    return known.processes
 
 
 def stage_parser(stage: str, function: Callable[..., Any]) -> Parser:
@@ -130,6 +145,8 @@ def stage_parser(stage: str, function: Callable[..., Any]) -> Parser:
         else:
             add_file(parser, parameter)
     parser.add_argument("--threads", metavar="N", help="threads of the numerical libraries (default: OMP_NUM_THREADS)")
+    if stage == TRAINED_BY_MANY:
+        parser.add_argument("--processes", metavar="N", help="that train together, one for each GPU (default: 1)")
     return parser
 
 

@@ -30,8 +30,8 @@ rule agreement:
     conda:
         "../../envs/gaussemble.yaml"
     resources:
-        mem_mb=8000,
-        runtime=60,
+        mem_mb=memory("agreement"),
+        runtime=time("agreement"),
     params:
         options=flags("agreement"),
         code=digest("gaussemble.analysis.agreement"),

@@ -96,6 +96,32 @@ def particle_subsets(folder):
     return [f"{folder}/{name}" for name in names]
 
 
+def of_other_half(pattern):
+    """A function for input: a file of the other half, which is read where the halves meet."""
+
+    def file(wildcards):
+        other = {"even": "odd", "odd": "even"}[wildcards.half]
+        return pattern.format(**dict(wildcards) | {"half": other})
+
+    return file
+
+
+def null_runs(pattern):
+    """A function for input: a file of each null run that the analysis asks for; a null run itself has none."""
+
+    def files(wildcards):
+        runs = settings("agreement", wildcards)["null"]
+        data = wildcards.dataset == config["dataset"]
+        return [
+            pattern.format(
+                dataset=f"{wildcards.dataset}/null{run}", analysis=wildcards.analysis
+            )
+            for run in range(1, data * runs + 1)
+        ]
+
+    return files
+
+
 def where_given(stage, key, path):
     """For output: a file that a stage makes only where the config names another."""
     return path if config[stage][key] else []
@@ -112,12 +138,6 @@ def optional(*names):
         )
 
     return spelled
-
-
-def half_the_cores(most):
-    """Threads of a long job: even and odd run beside each other on one machine; a cluster's job has what it asked for."""
-    cores = None if workflow.remote_exec else workflow.resource_settings.cores
-    return most if cores is None else min(most, max(1, cores // 2))
 
 
 # ---- The code as a parameter: an edit reruns the stages that import the module, a comment reruns nothing
@@ -250,4 +270,4 @@ shell.prefix(
 wildcard_constraints:
     split="|".join(SPLITS),
     analysis="|".join(config["analyses"]),
-    dataset=config["dataset"],
+    dataset=config["dataset"] + r"(/null\d+)?",  # a null run is a data set of its own

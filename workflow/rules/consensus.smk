@@ -27,8 +27,8 @@ rule consensus:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        mem_mb=16000,
-        runtime=240,
+        mem_mb=memory("consensus"),
+        runtime=time("consensus"),
     params:
         maps=optional("map", "mask"),
         options=flags("consensus"),

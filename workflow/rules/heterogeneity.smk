@@ -32,17 +32,17 @@ rule heterogeneity:
         "results/{dataset}/benchmarks/{split}/{analysis}/heterogeneity.tsv"
     conda:
         "../../envs/gaussemble.yaml"
-    threads: half_the_cores(8)
+    threads: half_the_cores(8 * max(1, TRAINING_GPUS))
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=1440,
+        gpu=TRAINING_GPUS,
+        mem_mb=memory("heterogeneity", TRAINING_GPUS),
+        runtime=time("heterogeneity", TRAINING_GPUS),
     params:
         files=optional("region", "seeds", "model"),
         options=flags("heterogeneity"),
         code=digest("gaussemble.fit.heterogeneity"),
     shell:
-        "python -m gaussemble heterogeneity"
+        "python -m gaussemble heterogeneity --processes {resources.gpu}"
         " --particles results/{wildcards.dataset}/{wildcards.split}/particles"
         " --consensus results/{wildcards.dataset}/{wildcards.split}/consensus"
         " --neutral {input.neutral:q} {params.files}"

@@ -25,8 +25,8 @@ rule latent:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(4)
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=memory("latent"),
+        runtime=time("latent"),
     params:
         options=flags("latent"),
         code=digest("gaussemble.analysis.latent"),

@@ -23,8 +23,8 @@ rule models:
     conda:
         "../../envs/gaussemble.yaml"
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=memory("models"),
+        runtime=time("models"),
     params:
         options=flags("models"),
         code=digest("gaussemble.analysis.models"),

@@ -29,9 +29,9 @@ rule neutral:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        gpu=1,
-        mem_mb=8000,
-        runtime=120,
+        gpu=GPU,
+        mem_mb=memory("neutral", GPU),
+        runtime=time("neutral", GPU),
     params:
         options=flags("neutral"),
         code=digest("gaussemble.fit.neutral"),

@@ -28,12 +28,14 @@ rule particles:
         "results/{dataset}/logs/{split}/particles.txt",
     benchmark:
         "results/{dataset}/benchmarks/{split}/particles.tsv"
+    wildcard_constraints:
+        dataset=config["dataset"],  # those of a null run are made by null
     conda:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(4)
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=memory("particles"),
+        runtime=time("particles"),
     params:
         files=optional("passthrough", "poses", "ctf_file", "map"),
         options=flags("particles"),

@@ -22,8 +22,8 @@ rule seeds:
     conda:
         "../../envs/gaussemble.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory("seeds"),
+        runtime=time("seeds"),
     params:
         model=optional("model"),
         options=flags("seeds"),

@@ -24,8 +24,8 @@ rule simulate:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=memory("simulate"),
+        runtime=time("simulate"),
     params:
         star=optional("star"),
         options=flags("simulate"),

@@ -29,8 +29,8 @@ rule truth:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        mem_mb=8000,
-        runtime=120,
+        mem_mb=memory("truth"),
+        runtime=time("truth"),
     params:
         options=flags("truth"),
         code=digest("gaussemble.analysis.truth"),

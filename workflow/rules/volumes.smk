@@ -28,8 +28,8 @@ rule volumes:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        mem_mb=16000,
-        runtime=480,
+        mem_mb=memory("volumes"),
+        runtime=time("volumes"),
     params:
         options=flags("volumes"),
         code=digest("gaussemble.analysis.volumes"),

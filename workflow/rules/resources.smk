@@ -1,0 +1,125 @@
+"""What each job asks for: memory and time by the size of the data set, threads, GPUs; and the totals of the plan.
+
+The figures are in gaussemble/costs.py. A profile tells by default-resources what the cluster decides: training_gpus, the
+GPUs of a training; longest, the minutes that its partitions allow.
+"""
+
+import atexit
+import functools
+import runpy
+import sys
+
+SIZES = runpy.run_path(str(ROOT / "workflow/gaussemble/sizes.py"))
+COSTS = runpy.run_path(str(ROOT / "workflow/gaussemble/costs.py"))
+
+
+def site(key, otherwise):
+    """What the profile says of the cluster."""
+    given = workflow.resource_settings.default_resources or {}
+    return given[key].value if key in given else otherwise
+
+
+TRAINING_GPUS = site("training_gpus", 1)  # of the stage heterogeneity
+GPU = min(1, TRAINING_GPUS)  # of the stage neutral
+
+
+@functools.cache
+def measured():
+    """Particles of the input and the box of their stored images."""
+    given, simulated = config["particles"], config.get("simulate")
+    if given["star"]:
+        count, box = SIZES["size_of"](given["star"], given["poses"])
+    else:
+        count, box = simulated["particles"], simulated["box"]
+    return count * SIZES["copies"](given["expand"]), given["box"] or box
+
+
+def size(wildcards):
+    """What the costs depend on, of this job: its split's particles, and its analysis."""
+    count, box = measured()
+    stages = config["analyses"].get(wildcards.get("analysis"), {})
+    vary, latent = stages.get("heterogeneity"), stages.get("latent")
+    return COSTS["Size"](
+        particles=count if wildcards.get("split", "full") == "full" else count // 2 + 1,
+        box=box,
+        gaussians=config["seeds"]["count"] or config["neutral"]["most"],
+        epochs=(
+            sum(each["epochs"] for each in vary["rounds"]) or vary["epochs"]
+            if vary
+            else 0
+        ),
+        maps=(
+            (latent["clusters"] or 10)
+            + (latent["components"] or vary["latent_dim"]) * latent["points"]
+            if latent
+            else 0
+        ),
+    )
+
+
+def memory(stage, gpus=0):
+    """A function for resources: MB, and after each kill twice as many."""
+
+    def megabytes(wildcards, attempt):
+        room = (
+            config["analyses"][wildcards.analysis]["volumes"]["memory"]
+            if stage == "volumes"
+            else 0
+        )
+        return COSTS["megabytes"](stage, size(wildcards), gpus, room) * 2 ** (
+            attempt - 1
+        )
+
+    return megabytes
+
+
+def time(stage, gpus=0):
+    """A function for resources: minutes, and after each kill twice as many, up to what the cluster allows."""
+
+    def minutes(wildcards, attempt):
+        wanted = COSTS["minutes"](stage, size(wildcards), gpus) * 2 ** (attempt - 1)
+        return min(wanted, site("longest", wanted))
+
+    return minutes
+
+
+def half_the_cores(most):
+    """Threads of a long job: even and odd run beside each other on one machine; a cluster's job has what it asked for."""
+    cores = workflow.resource_settings.cores
+    on_a_cluster = workflow.remote_exec or workflow.resource_settings.nodes
+    return most if on_a_cluster or not cores else min(most, max(1, cores // 2))
+
+
+# ---- The plan: printed where jobs are submitted, after a dry run and before a run
+
+
+def plan():
+    """Print what all jobs together will ask of the cluster; a dry run has one core itself, so threads are the rule's."""
+    order = [rule.name for rule in workflow.rules]
+    jobs = [
+        COSTS["Job"](
+            job.rule.name,
+            job.rule.resources["_cores"].value,
+            job.resources.get("gpu", 0),
+            job.resources.get("mem_mb", 0),
+            job.resources.get("runtime", 0),
+        )
+        for job in (workflow.dag.needrun_jobs() if workflow.dag else [])
+        if not (job.rule.norun or job.rule.name in workflow._localrules)
+    ]
+    if jobs:
+        jobs.sort(key=lambda job: order.index(job.stage))
+        lines = ["", "Asked of the cluster, at most:", *COSTS["table"](jobs)]
+        print(*lines, sep="\n", file=sys.stderr)
+
+
+onstart:
+    if not workflow.local_exec:
+        plan()
+
+
+@atexit.register  # onstart is not for dry runs
+def plan_of_dry_run():
+    """After a dry run of what is to be submitted."""
+    if workflow.dryrun and workflow.resource_settings.nodes:
+        plan()
