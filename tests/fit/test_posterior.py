@@ -10,13 +10,14 @@ from gaussemble.fit.posterior import (
     Posterior,
     Prior,
     Quadratic,
+    approach,
     even_draws,
     jacobian,
     learn_prior,
+    moved,
     objective,
     observability,
     posterior_under,
-    quadratic,
     refine,
     unit_prior,
     weigh,
@@ -175,12 +176,17 @@ def test_draws_have_the_moments_of_the_normal_distribution():
     assert len(even_draws(2, 4, seed=0)) == 8
 
 
+def seen(model, batch, place):
+    """What the images say at some latents."""
+    return approach(model, batch, place, UNIT, 0)[1]
+
+
 def test_another_prior_is_as_refining_under_it(tmp_path, generator, truth):
     model, batch = make_problem(tmp_path, generator, truth, 0.3, FadingModel)
     other = Prior(torch.tensor([0.5, -1.0]), torch.tensor([[0.5, 0.2], [0.2, 2.0]]))
     start = truth + 2
     for place in (start, refine(model, batch, start, UNIT, 1).latent):  # at an optimum or not
-        changed, direct = posterior_under(other, quadratic(model, batch, place)), refine(model, batch, start, other, 1)
+        changed, direct = posterior_under(other, seen(model, batch, place)), refine(model, batch, start, other, 1)
         assert float(((changed.latent - direct.latent) / direct.deviation).abs().max()) < 0.02
         assert torch.allclose(changed.covariance, direct.covariance, rtol=1e-3, atol=1e-4)
 
@@ -189,7 +195,7 @@ def test_views_that_show_nothing_pull_nowhere(tmp_path, generator, truth):
     """However far from the optimum the latent stands: else a learned prior would widen without end."""
     along = torch.tensor([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0]])  # the arm moves along y, the viewing direction
     model, batch = make_problem(tmp_path, generator, truth, 0.3, rotation=along.expand(300, 3, 3))
-    data = quadratic(model, batch, truth + 5)
+    data = seen(model, batch, truth + 5)
     assert float(data.precision[:, 0, 0].max()) < 0.1
     assert float(data.pull[:, 0].abs().max()) < 0.5
     wide = Prior(torch.zeros(2), 1e4 * torch.eye(2))
@@ -238,13 +244,13 @@ def test_truth_lies_within_the_stated_deviations_under_a_learned_prior(tmp_path,
     """At SNR 0.08 and 0.02, where all that is known besides the decoder is what the particles say."""
     truth, start, known = spread_latents(generator)
     model, batch = make_problem(tmp_path, generator, truth, noise)
-    mode = refine(model, batch, start, UNIT, 2)
-    prior = learn_prior(quadratic(model, batch, mode.latent), UNIT)
-    posterior = weigh(model, batch, refine(model, batch, mode.latent, prior, 2), prior, 16)
+    mode, said = approach(model, batch, start, UNIT, 2)
+    prior = learn_prior(said, UNIT)
+    posterior = weigh(model, batch, moved(model, batch, mode, said, prior), prior, 16)
     assert_calibrated(posterior, truth, slack=0.05)  # for a prior that is uncertain itself
     assert torch.allclose(prior.mean, known.mean, atol=0.25)
     error = (posterior.latent - truth).square().mean(0)
-    assert (error < (mode.latent - truth).square().mean(0) + 0.01).all()
+    assert (error < (mode - truth).square().mean(0) + 0.01).all()
     assert float(posterior.deviation[:, 0].mean()) < 0.5 * 0.8
 
 

@@ -1,14 +1,11 @@
 """Every particle's latent vector after training, with its uncertainty, and the prior that all of them share."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gaussemble.fit.band import Batch
 from gaussemble.fit.distributed import combine
-from gaussemble.fit.posterior import Posterior, Prior, Quadratic, learn_prior, quadratic, refine, unit_prior, weigh
+from gaussemble.fit.posterior import Posterior, Prior, Quadratic, approach, learn_prior, moved, unit_prior, weigh
 from gaussemble.fit.study import Study
 from gaussemble.model.heterogeneity import DeformableMixture
 
@@ -31,38 +28,42 @@ def embed(
         steps: at most so many Gauss-Newton steps a particle.
         samples: of each exact posterior, for its mean and covariance; 0: mode and curvature serve instead.
     """
-    first, place = unit_prior(latent.shape[1], weight), latent
-
-    def refined(prior: Prior) -> Callable[[Batch, Tensor], Posterior]:
-        return lambda batch, rows: refine(model, batch, place[rows].to(study.device), prior.to(study.device), steps)
-
-    place = _over_all(study, "latents", latent, refined(first)).latent
-    prior = learn_prior(_data(model, study, place), first)
-    found = _over_all(study, "latents under their prior", latent, refined(prior))
-    if samples == 0:
-        return found, prior
-
-    def weighed(batch: Batch, rows: Tensor) -> Posterior:
-        return weigh(model, batch, found[rows].to(study.device), prior.to(study.device), samples)
-
-    return _over_all(study, "posteriors", latent, weighed), prior
+    first = unit_prior(latent.shape[1], weight)
+    place, seen = _approached(model, study, latent, first, steps)
+    prior = learn_prior(seen, first)
+    return _posteriors(model, study, place, seen, prior, samples), prior
 
 
-def _data(model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"]) -> Quadratic:
-    """What all images say near these latents, each process its share, on the CPU."""
-    precision, pull = latent.new_zeros(*latent.shape, latent.shape[1]), torch.zeros_like(latent)
-    for rows, batch in study.passed("curvatures"):
-        part = quadratic(model, batch, latent[rows].to(study.device))
-        precision[rows], pull[rows] = part.precision.cpu(), part.pull.cpu()
-    return Quadratic(combine(precision), combine(pull))
+def _approached(
+    model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"], prior: Prior, steps: int
+) -> tuple[Float[Tensor, "image latent"], Quadratic]:
+    """Refined latents and what all images say there, each process its share, on the CPU."""
+    place, pull, precision = torch.zeros_like(latent), torch.zeros_like(latent), _matrices(latent)
+    prior = prior.to(study.device)
+    for rows, batch in study.passed("latents"):
+        reached, seen = approach(model, batch, latent[rows].to(study.device), prior, steps)
+        place[rows], precision[rows], pull[rows] = reached.cpu(), seen.precision.cpu(), seen.pull.cpu()
+    return combine(place), Quadratic(combine(precision), combine(pull))
 
 
-def _over_all(
-    study: Study, what: str, like: Float[Tensor, "image latent"], posterior: Callable[[Batch, Tensor], Posterior]
+def _posteriors(
+    model: DeformableMixture,
+    study: Study,
+    latent: Float[Tensor, "image latent"],
+    seen: Quadratic,
+    prior: Prior,
+    samples: int,
 ) -> Posterior:
-    """Posteriors of all particles, each process its share, on the CPU."""
-    latent, covariance = torch.zeros_like(like), like.new_zeros(*like.shape, like.shape[1])
-    for rows, batch in study.passed(what):
-        part = posterior(batch, rows).to("cpu")
-        latent[rows], covariance[rows] = part.latent, part.covariance
-    return Posterior(combine(latent), combine(covariance))
+    """Posteriors of all particles under the prior that they share, each process its share, on the CPU."""
+    mean, covariance, prior = torch.zeros_like(latent), _matrices(latent), prior.to(study.device)
+    for rows, batch in study.passed("posteriors"):
+        own = Quadratic(seen.precision[rows].to(study.device), seen.pull[rows].to(study.device))
+        part = moved(model, batch, latent[rows].to(study.device), own, prior)
+        part = (weigh(model, batch, part, prior, samples) if samples else part).to("cpu")
+        mean[rows], covariance[rows] = part.latent, part.covariance
+    return Posterior(combine(mean), combine(covariance))
+
+
+def _matrices(latent: Float[Tensor, "image latent"]) -> Float[Tensor, "image latent latent"]:
+    """Zeros, for a matrix of each particle."""
+    return latent.new_zeros(*latent.shape, latent.shape[1])

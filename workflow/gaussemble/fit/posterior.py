@@ -117,17 +117,29 @@ def objective(model: DeformableMixture, batch: Batch, latent: Tensor, prior: Pri
 def refine(
     model: DeformableMixture, batch: Batch, latent: Float[Tensor, "image latent"], prior: Prior, steps: int
 ) -> Posterior:
-    """The posterior's mode by at most `steps` Gauss-Newton steps, none uphill, and the covariance there.
+    """The posterior's mode by at most `steps` Gauss-Newton steps (`approach`), and the covariance there."""
+    latent, seen = approach(model, batch, latent, prior, steps)
+    return Posterior(latent, _inverse(seen.precision + prior.precision))
+
+
+@torch.no_grad()
+def approach(
+    model: DeformableMixture, batch: Batch, latent: Float[Tensor, "image latent"], prior: Prior, steps: int
+) -> tuple[Float[Tensor, "image latent"], Quadratic]:
+    """At most `steps` Gauss-Newton steps towards the posterior's mode, none uphill; and what the images say there.
 
     A particle is done when a step promises less than `CONVERGED` nats; the others go on by themselves. Where a step
     would go uphill it is not taken, and Levenberg's damping turns the next one towards the gradient and shortens it.
+    What the images say holds also where a latent is not yet at an optimum: D = J*J, pull = D z + J*r.
     """
     latent, value = latent.clone(), objective(model, batch, latent, prior)
-    covariance = torch.diag_embed(torch.ones_like(latent))
+    precision, pull = torch.diag_embed(torch.zeros_like(latent)), torch.zeros_like(latent)
     damping, rows = torch.zeros_like(value), torch.arange(len(latent), device=latent.device)
     for number in range(steps + 1):
-        curvature, gradient = _normal_equations(model, batch, latent[rows], prior)
-        covariance[rows] = torch.linalg.inv(curvature.double()).to(covariance)
+        place = latent[rows]
+        precision[rows], slope = _data_equations(model, batch, place)
+        pull[rows] = (precision[rows] @ place[..., None]).squeeze(-1) + slope
+        curvature, gradient = precision[rows] + prior.precision, slope - (place - prior.mean) @ prior.precision
         promised = 0.5 * (gradient * torch.linalg.solve(curvature, gradient)).sum(-1)
         going = promised > CONVERGED
         if number == steps or not going.any():
@@ -140,7 +152,25 @@ def refine(
         latent[rows] = torch.where(better[:, None], trial, latent[rows])
         value[rows] = torch.where(better, reached, value[rows])
         damping[rows] = torch.where(better, 0.0, (10 * damping[rows]).clamp(min=DAMPING))
-    return Posterior(latent, covariance)
+    return latent, Quadratic(precision, pull)
+
+
+@torch.no_grad()
+def moved(
+    model: DeformableMixture, batch: Batch, latent: Float[Tensor, "image latent"], seen: Quadratic, prior: Prior
+) -> Posterior:
+    """Posteriors under another prior than that of `approach`, by a step that needs no new derivatives.
+
+    Where it would lead uphill the latent stays where it was.
+    """
+    found = posterior_under(prior, seen)
+    better = objective(model, batch, found.latent, prior) < objective(model, batch, latent, prior)
+    return Posterior(torch.where(better[:, None], found.latent, latent), found.covariance)
+
+
+def _inverse(curvature: Float[Tensor, "image latent latent"]) -> Float[Tensor, "image latent latent"]:
+    """Inverses, taken in double precision."""
+    return torch.linalg.inv(curvature.double()).to(curvature)
 
 
 def _take(batch: Batch, chosen: Bool[Tensor, " image"]) -> Batch:
@@ -154,12 +184,6 @@ def _data_equations(model: DeformableMixture, batch: Batch, latent: Tensor) -> t
     residual = (batch.image - batch.predict(model.decode(latent))).flatten(start_dim=1)
     pull = (slopes @ torch.view_as_real(residual).flatten(start_dim=1)[..., None]).squeeze(-1)
     return slopes @ slopes.mT, pull
-
-
-def _normal_equations(model: DeformableMixture, batch: Batch, latent: Tensor, prior: Prior) -> tuple[Tensor, Tensor]:
-    """(image, latent, latent) curvature and (image, latent) downhill gradient of the objective."""
-    curvature, pull = _data_equations(model, batch, latent)
-    return curvature + prior.precision, pull - (latent - prior.mean) @ prior.precision
 
 
 @torch.no_grad()
@@ -196,16 +220,9 @@ def even_draws(samples: int, dimensions: int, seed: int) -> Float[Tensor, "sampl
     return torch.cat([half, -half])
 
 
-@torch.no_grad()
-def quadratic(model: DeformableMixture, batch: Batch, latent: Float[Tensor, "image latent"]) -> Quadratic:
-    """The log-likelihoods near some latents, also where these are not yet at an optimum: D = J*J, pull = D z + J*r."""
-    precision, gradient = _data_equations(model, batch, latent)
-    return Quadratic(precision, (precision @ latent[..., None]).squeeze(-1) + gradient)
-
-
 def posterior_under(prior: Prior, data: Quadratic) -> Posterior:
     """Normal posteriors: precisions add."""
-    covariance = torch.linalg.inv(data.precision + prior.precision)
+    covariance = _inverse(data.precision + prior.precision)
     return Posterior((covariance @ (data.pull + prior.precision @ prior.mean)[..., None]).squeeze(-1), covariance)
 
 
