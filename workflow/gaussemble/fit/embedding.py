@@ -34,6 +34,19 @@ def embed(
     return _posteriors(model, study, place, seen, prior, samples), prior
 
 
+def embed_under(
+    model: DeformableMixture,
+    study: Study,
+    latent: Float[Tensor, "image latent"],
+    prior: Prior,
+    steps: int,
+    samples: int,
+) -> Posterior:
+    """The same under a prior that is known already: particles of another half of the data."""
+    place, seen = _approached(model, study, latent, prior, steps)
+    return _posteriors(model, study, place, seen, prior, samples)
+
+
 def _approached(
     model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"], prior: Prior, steps: int
 ) -> tuple[Float[Tensor, "image latent"], Quadratic]:
