@@ -9,7 +9,8 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsRegressor
 
 from gaussemble.errors import InputError
-from gaussemble.fit.heterogeneity import Options, heterogeneity, read_noise
+from gaussemble.fit.heterogeneity import Options, heterogeneity
+from gaussemble.fit.particles import read_noise
 from gaussemble.io.files import read_csv, write_csv
 from gaussemble.io.mrc import write_map
 from gaussemble.io.posteriors import read_posteriors

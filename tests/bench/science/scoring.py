@@ -18,8 +18,8 @@ from gaussemble.analysis.map_scores import captured_variance, fsc_area, motion_e
 from gaussemble.analysis.neighbourhoods import information_imbalance, neighbourhood_similarity
 from gaussemble.analysis.oracle import expected, oracle
 from gaussemble.fit.band import Band, open_band, ring_gain
-from gaussemble.fit.heterogeneity import read_noise
 from gaussemble.fit.neutral import consensus_resolution
+from gaussemble.fit.particles import read_noise
 from gaussemble.io.files import read_csv, written
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map

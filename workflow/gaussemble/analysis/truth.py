@@ -26,7 +26,7 @@ from gaussemble.analysis.latent import latent_columns
 from gaussemble.analysis.oracle import normal_equations
 from gaussemble.errors import InputError
 from gaussemble.fit.band import open_band
-from gaussemble.fit.heterogeneity import read_noise
+from gaussemble.fit.particles import read_noise
 from gaussemble.io.files import read_csv, write_json
 from gaussemble.io.mrc import read_map
 from gaussemble.io.states import States, read_states

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gaussemble.errors import InputError
-from gaussemble.fit.band import Band, Batch, open_band, particle_scales, ring_gain
+from gaussemble.fit.band import Band, Batch
 from gaussemble.fit.checkpoints import remove_checkpoint
 from gaussemble.fit.consistency import problems, resolutions
 from gaussemble.fit.devices import DeviceName
@@ -25,6 +25,7 @@ from gaussemble.fit.embedding import embed
 from gaussemble.fit.gradients import COLUMNS, gradient_inputs, make_pooling
 from gaussemble.fit.losses import LOSSES, LossName
 from gaussemble.fit.neutral import consensus_resolution
+from gaussemble.fit.particles import particles_in_band
 from gaussemble.fit.penalties import make_penalties
 from gaussemble.fit.posterior import Posterior, Prior, observability
 from gaussemble.fit.regions import Ground, memberships
@@ -32,16 +33,15 @@ from gaussemble.fit.rounds import Round, default_rounds, given_rounds
 from gaussemble.fit.sections import DecoderOptions, DomainOptions, RoundOptions
 from gaussemble.fit.study import Study, choose_held_out, make_study
 from gaussemble.fit.training import TrainingOptions, encode_all, losses_at, train
-from gaussemble.io.files import read_csv, write_csv
+from gaussemble.io.files import write_csv
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map
 from gaussemble.io.posteriors import Posteriors, write_posteriors
 from gaussemble.io.store import ImageStore, open_store
 from gaussemble.model.decoders import DecoderDesign, DecoderKind, Vectors
 from gaussemble.model.encoders import EncoderDesign, EncoderKind, sampling_points
-from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model, save_model
+from gaussemble.model.heterogeneity import Compared, DeformableMixture, Design, build_model, save_model
 from gaussemble.progress import say
-from gaussemble.quantities import Mixture
 
 INHERITED = ("position", "amplitude", "width", "anchors", "embedding", "vectors", "layers", "dropout", "restraint")
 INHERITED += ("rigidity",)
@@ -218,33 +218,9 @@ def finest_resolution(options: Options, store: ImageStore, curve: Path) -> float
     return max(wanted, finest)
 
 
-def read_noise(path: Path, store: ImageStore) -> Float[Tensor, "group ring"]:
-    """Noise power of each optics group and ring; raises InputError where it is not that of the store's particles."""
-    table = read_csv(path, ["optics_group", "ring", "power"])
-    rings, groups = store.box // 2 + 1, int(store.particles.optics_group.max()) + 1
-    power = table.pivot_table(index="optics_group", columns="ring", values="power")
-    power = power.reindex(index=range(max(groups, len(power))), columns=range(rings)).to_numpy(float)
-    if not (power[:, 1:] > 0).all() or len(table) % rings:
-        raise InputError(
-            f"{path}: {len(table)} rows; expected a positive power for each of {rings} rings and {groups} "
-            f"optics groups of {store.folder}; run the stage consensus again"
-        )
-    return torch.from_numpy(power.copy())
-
-
-def particles_in_band(
-    store: ImageStore, consensus: Path, neutral: Mixture, resolution: float, options: Options
-) -> Band:
-    """The particles' transforms, with the factors that all of them share and those of each."""
-    band = open_band(store, read_noise(consensus / "noise.csv", store), resolution, options.lowest_resolution)
-    band = band.with_gain(ring_gain(band, neutral))
-    if options.contrast:
-        scale, deviation = particle_scales(band, neutral)
-        band = band.with_scale(scale)
-        say(
-            f"heterogeneity: the particles' contrast varies by {deviation:.1%} (standard deviation), and is divided out"
-        )
-    return band
+def compared_in(options: Options, resolution: float) -> Compared:
+    """What is compared with particles, up to a resolution in Å."""
+    return Compared(resolution, options.lowest_resolution, options.contrast)
 
 
 def no_inputs(batch: Batch) -> Float[Tensor, "image input"]:
@@ -298,6 +274,7 @@ def prepare(
         field=band.box * band.pixel_size,
         encoder=encoder,
         decoders=tuple(decoder_design(*each, resolution) for each in zip(sections, members, strict=True)),
+        compared=compared_in(options, resolution),
     )
     model = build_model(design, neutral, members, options.seed, points)
     model.penalties = make_penalties(sections, members, ground, options.wander)
@@ -358,7 +335,7 @@ def heterogeneity(
     members = memberships(sections, keys, ground)
     resolution = finest_resolution(options, store, consensus / "fsc.csv")
     with workers(options.device) as device:
-        band = particles_in_band(store, consensus, mixture, resolution, options)
+        band = particles_in_band(store, consensus, mixture, compared_in(options, resolution))
         network, study, rounds = prepare(band, ground, (sections, members), resolution, device, options)
         say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {device}")
         history = train(network, study, options, rounds, checkpoint)

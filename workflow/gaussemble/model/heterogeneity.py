@@ -26,6 +26,15 @@ Transition = Literal["fixed", "trainable"]
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What of the particles a training compared; whoever asks for likelihoods under its model compares the same."""
+
+    resolution: float  # Å, the finest
+    lowest_resolution: float | None = None  # Å, the coarsest; None: all
+    contrast: bool = False  # whether each particle's contrast was estimated and divided out
+
+
+@dataclass(frozen=True)
 class Design:
     """What a model is made of; enough, with its weights, to build it again."""
 
@@ -34,12 +43,15 @@ class Design:
     field: float  # Å, edge of the field of view
     encoder: EncoderDesign
     decoders: tuple[DecoderDesign, ...]
+    compared: Compared | None = None  # in its training; None: not written down
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Design":
         """From `dataclasses.asdict` of a design."""
         decoders: Any = tuple(DecoderDesign(**each) for each in content["decoders"])
-        return cls(**content | {"encoder": EncoderDesign(**content["encoder"]), "decoders": decoders})
+        compared = content.get("compared") and Compared(**content["compared"])
+        parts = {"encoder": EncoderDesign(**content["encoder"]), "decoders": decoders, "compared": compared}
+        return cls(**content | parts)
 
 
 def single_design(
