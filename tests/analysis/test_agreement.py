@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from gaussemble.analysis.agreement import Options, agreement, judge
+from gaussemble.analysis.agreement import Options, agreement
+from gaussemble.analysis.verdict import Null, judge
 from gaussemble.errors import InputError
 from gaussemble.io.mrc import write_map
 from gaussemble.quantities import Map
@@ -168,8 +169,10 @@ def test_the_verdict_follows_from_the_numbers(own, other, word):
         "fraction_odd": 0.5,
         "fraction_error_even": 0.01,
         "fraction_error_odd": 0.01,
+        "shared": 0.2,
+        "structure": 0.8,
     }
-    assert judge(row, 0.1, Options())[0] == word
+    assert judge(row, 0.1, Options(), None, Null({}, 0))[0] == word
 
 
 def test_halves_with_other_boxes_are_refused(tmp_path, generator):
