@@ -3,6 +3,7 @@
 The molecule is a body and a hand: the hand swings with the first latent and is absent in some of the particles.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pandas as pd
 import torch
 
 from gaussemble.analysis import agreement, latent
+from gaussemble.analysis.verdict import SCORES
 from gaussemble.io.files import write_csv, write_json
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
-from gaussemble.io.posteriors import Posteriors, write_posteriors
+from gaussemble.io.posteriors import Posteriors, read_posteriors, write_posteriors
 from gaussemble.io.relion import Metadata, no_contrast_transfer
 from gaussemble.io.star import StarFile
 from gaussemble.io.store import write_store
@@ -178,6 +180,18 @@ def make_analysis(folder: Path, numbers: np.ndarray, particles: int, seed: int, 
     write_csv(folder / "models" / "displacement.csv", pd.concat(moved))
 
 
+def make_crossed(folder: Path, seed: int) -> None:
+    """Latents of the half's particles by the other half's network: its own, with other noise and the other sign."""
+    known, rng = read_posteriors(folder / "heterogeneity" / "posterior.npz"), np.random.default_rng(seed)
+    z = -known.latent + rng.normal(size=known.latent.shape) * [0.2, 0.3, 0.2]
+    table = pd.DataFrame(z, columns=["z1", "z2", "z3"]).assign(sd1=0.3, sd2=0.5, sd3=0.2)
+    table["gain"] = 2 + rng.normal(size=len(z))
+    table.insert(0, "particle", known.particle)
+    write_csv(folder / "crossed" / "latent.csv", table)
+    crossed = replace(known, latent=z, prior_mean=z.mean(0), prior_covariance=np.cov(z.T))
+    write_posteriors(folder / "crossed" / "posterior.npz", crossed)
+
+
 def make_volume(folder: Path, mixture: Mixture, seed: int) -> None:
     """One state's maps and FSC."""
     for name in ("map.mrc", "half1.mrc", "half2.mrc"):
@@ -231,12 +245,12 @@ def make_results(results: Path, particles: int = 600, umap: bool = False) -> Pat
     for split in SPLITS:
         make_split(results, split, particles, umap)
     write_json(results / "truth" / "main.json", made_scores())
-    agreement.agreement(
-        even=results / "even" / "main",
-        odd=results / "odd" / "main",
-        out=results / "agreement" / "main",
-        options=agreement.Options(),
-    )
+    halves = {split: results / split / "main" for split in SPLITS[1:]}
+    for split, folder in halves.items():
+        make_crossed(folder, 10 + SPLITS.index(split))
+    null = results / "null1" / "agreement" / "main" / "verdict.json"
+    write_json(null, {"scores": {name: 0.1 for name in SCORES}})
+    agreement.agreement(**halves, out=results / "agreement" / "main", nulls=[null], options=agreement.Options())
     provenance = {
         "gaussemble": "0.1.0",
         "written": "2026-01-01T00:00:00+00:00",

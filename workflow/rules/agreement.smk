@@ -2,7 +2,8 @@
 
 REQUIRES  results/{dataset}/even/ and results/{dataset}/odd/, each with consensus/ and of the analysis heterogeneity/
           latent/ volumes/ crossed/; agreement/ of the null runs
-PROVIDES  results/{dataset}/agreement/{analysis}/  matches.csv correlations.csv fsc/ motions.csv latents.csv verdict.json
+PROVIDES  results/{dataset}/agreement/{analysis}/  matches.csv correlations.csv fsc/ motions.csv motions/
+          latents.csv stability.csv verdict.json
 """
 
 
@@ -39,7 +40,9 @@ rule agreement:
         correlations="results/{dataset}/agreement/{analysis}/correlations.csv",
         fsc=directory("results/{dataset}/agreement/{analysis}/fsc"),
         motions="results/{dataset}/agreement/{analysis}/motions.csv",
+        fields=directory("results/{dataset}/agreement/{analysis}/motions"),
         latents="results/{dataset}/agreement/{analysis}/latents.csv",
+        stability="results/{dataset}/agreement/{analysis}/stability.csv",
         verdict="results/{dataset}/agreement/{analysis}/verdict.json",
     log:
         "results/{dataset}/logs/agreement/{analysis}.txt",

@@ -39,6 +39,7 @@ from gaussemble.analysis.shared import (
     read_latents,
     shared_of,
 )
+from gaussemble.analysis.stability import Seen, reproduced, sentence, stability_table
 from gaussemble.analysis.verdict import (
     NO_NULL,
     WITH_NULL,
@@ -58,6 +59,7 @@ from gaussemble.io.files import read_csv, read_json, write_csv, write_json
 from gaussemble.io.mrc import read_map
 from gaussemble.progress import say
 
+NOT_CROSSED = ("latents", "evidence", "arrangement", "clusters_by_stability")
 FRAME = 2  # canonical variates that are written
 
 
@@ -73,8 +75,8 @@ def agreement(
 ) -> None:
     """Match classes and motions of the halves and judge which are reproduced.
 
-    Writes matches.csv, correlations.csv, fsc/match_N.csv, motions.csv, latents.csv and verdict.json into `out`; without
-    even/crossed/ and odd/crossed/ no latents and motions.
+    Writes matches.csv, correlations.csv, fsc/match_N.csv, motions.csv, motions/match_N.csv, latents.csv,
+    stability.csv and verdict.json into `out`; without even/crossed/ and odd/crossed/ no latents and no motions.
 
     Args:
         even: folder of the analysis of the even half.
@@ -94,9 +96,9 @@ def agreement(
     found = compare(first, second, mask, options.resolution or float(np.median(limits)))
     say(f"agreement: maps are compared to {found.resolution:.1f} Å")
     rows = write_matches(out, first, second, found, mask)
-    latents = crossed_scores(out, even, odd, (first, second), found)
     null = read_null([read_json(path) for path in nulls or []])
-    result = verdict(even.name, rows, (first, second), found, latents, null, options)
+    crossed = crossed_scores(out, even, odd, (first, second), found, nulls or [])
+    result = verdict(even.name, rows, (first, second), found, crossed, null, options)
     write_csv(out / "motions.csv", motion_table(result["motions"]))
     write_json(out / "verdict.json", result)
     say(f"agreement: {result['summary']}")
@@ -119,8 +121,7 @@ def write_matches(
 ) -> list[dict[str, Any]]:
     """The tables of the classes; returns the rows of matches.csv."""
     rows = []
-    for stale in (out / "fsc").glob("match_*.csv"):  # of an earlier run with more classes
-        stale.unlink()
+    remove_stale(out / "fsc")
     for number, pair in enumerate(found.pairs):
         fsc = match_fsc(even, odd, mask, pair)
         write_csv(out / "fsc" / f"match_{number + 1}.csv", fsc)
@@ -130,10 +131,19 @@ def write_matches(
     return rows
 
 
+def remove_stale(folder: Path) -> None:
+    """Remove the tables of an earlier run, which may have had more."""
+    for path in folder.glob("match_*.csv"):
+        path.unlink()
+
+
 def crossed_scores(
-    out: Path, even: Path, odd: Path, classes: tuple[Classes, Classes], found: Comparison
+    out: Path, even: Path, odd: Path, classes: tuple[Classes, Classes], found: Comparison, nulls: list[Path]
 ) -> dict[str, Any] | None:
-    """Keys latents, evidence, arrangement, motions of verdict.json, and latents.csv; None where nothing was crossed."""
+    """Keys latents, evidence, arrangement, clusters_by_stability, motions of verdict.json, and the tables behind them.
+
+    None where nothing was crossed.
+    """
     if not all((folder / "crossed" / "latent.csv").is_file() for folder in (even, odd)):
         return None
     table, units = read_latents(even, odd)
@@ -144,12 +154,30 @@ def crossed_scores(
         z = getattr(shared, half)[shared.half == (half == "even")]
         centers[half] = cluster_centers(z, cluster, own.number)
     write_csv(out / "latents.csv", in_one_frame(table, shared))
+    motions, fields = motion_scores(even, odd)
+    remove_stale(out / "motions")
+    for number, table in enumerate(fields, start=1):
+        write_csv(out / "motions" / f"match_{number}.csv", table)
     return {
         "latents": latent_scores(shared, centers),
         "evidence": evidence_scores(shared),
         "arrangement": arrangement(centers["even"][found.even], centers["odd"][found.odd]),
-        "motions": motion_scores(even, odd),
+        "clusters_by_stability": write_stability(out, shared, nulls),
+        "motions": motions,
     }
+
+
+def write_stability(out: Path, shared: Shared, nulls: list[Path]) -> dict[str, Any]:
+    """stability.csv; returns how many clusters the halves find alike (beside the first null run), and a sentence."""
+    seen = [
+        Seen(own[rows], other[rows])
+        for rows, own, other in ((shared.half, shared.even, shared.odd), (~shared.half, shared.odd, shared.even))
+    ]
+    table = stability_table(*seen)
+    write_csv(out / "stability.csv", table)
+    path = nulls[0].parent / "stability.csv" if nulls else None
+    null = read_csv(path, ["clusters", "rand_index"]) if path and path.is_file() else None
+    return {"number": reproduced(table, null), "sentence": sentence(table, null)}
 
 
 def in_one_frame(table: pd.DataFrame, shared: Shared) -> pd.DataFrame:
@@ -173,7 +201,10 @@ def verdict(
     options: Options,
 ) -> dict[str, Any]:
     """What verdict.json holds; its keys are stable, and docs/stages.md says what each of them means."""
-    crossed = crossed or {"latents": None, "evidence": None, "arrangement": None, "motions": []}
+    crossed = crossed or {
+        **dict.fromkeys(["latents", "evidence", "arrangement", "clusters_by_stability"]),
+        "motions": [],
+    }
     nothing = no_evidence(crossed["evidence"])
     clusters = [cluster_entry(row, *judge(row, found.chance, options, nothing, null)) for row in rows]
     motions = []

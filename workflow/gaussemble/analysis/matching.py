@@ -25,7 +25,7 @@ from gaussemble.physics.rings import resolution, ring_frequencies, shell_correla
 from gaussemble.prepare.fsc import curve_resolution
 from gaussemble.quantities import Map
 
-SIGNIFICANT = 3.0  # standard errors
+UNRELATED = 3.0  # standard errors of a correlation of unrelated maps
 PASSES = 3  # of what is taken out of a difference map in turn
 
 
@@ -100,7 +100,7 @@ def compare(even: Classes, odd: Classes, mask: Float[Tensor, "z y x"], limit: fl
     power = np.array(signal).clip(min=1e-30)
     shared = np.sqrt(power / max(contrast, 1e-30)) * (np.array(signal) > 0)
     structure = (np.array(left).clip(min=0) / power).clip(max=1) * (np.array(signal) > 0)
-    chance = SIGNIFICANT / np.sqrt(values)
+    chance = UNRELATED / np.sqrt(values)
     return Comparison(limit, by_map, by_difference, chance, rows, columns, shared, structure)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -127,8 +128,10 @@ def in_span(vector: np.ndarray, others: list[np.ndarray]) -> float:
     return float(np.linalg.norm(base.T @ vector) / max(np.linalg.norm(vector), STILL))
 
 
-def compare_changes(even: list[Change], odd: list[Change], points: Points) -> list[dict[str, Any]]:
-    """Changes on the same points, matched one to one by the size of their cosine: a list for verdict.json.
+def compare_changes(
+    even: list[Change], odd: list[Change], points: Points
+) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
+    """Changes on the same points, matched one to one by the size of their cosine: a list for verdict.json, and fields.
 
     Keys: even, odd (trajectories' names); cosine (of the changes, its size); span (the part of even's change within
     what odd's changes can be combined to, and the reverse, whichever is less); kind (motion or presence, which of the
@@ -139,7 +142,7 @@ def compare_changes(even: list[Change], odd: list[Change], points: Points) -> li
     """
     vectors = [[as_vector(change, points) for change in half] for half in (even, odd)]
     cosines = np.array([[cosine(a, b) for b in vectors[1]] for a in vectors[0]])
-    found = []
+    found, fields = [], []
     for i, j in zip(*match(np.abs(cosines)), strict=True):
         a, b = vectors[0][i], vectors[1][j]
         both = (np.square(a) + np.square(b)).reshape(-1, 4).sum(0)
@@ -156,7 +159,20 @@ def compare_changes(even: list[Change], odd: list[Change], points: Points) -> li
             }
             | displacements(even[i], odd[j], sign, points)
         )
-    return found
+        fields.append(field_table(even[i], odd[j], sign, points))
+    return found, fields
+
+
+def field_table(even: Change, odd: Change, sign: float, points: Points) -> pd.DataFrame:
+    """x, y, z (Å from the box's origin), mass (share), and of each half its displacement dx, dy, dz (Å), and presence.
+
+    Where the ends of the odd half's trajectory are the other way round they have been exchanged.
+    """
+    columns = dict(zip("xyz", points.place.T, strict=True)) | {"mass": points.weight}
+    for half, change, turned in (("even", even, 1.0), ("odd", odd, sign)):
+        moved = dict(zip((f"d{axis}_{half}" for axis in "xyz"), turned * change.displacement.T, strict=True))
+        columns |= moved | {f"presence_{half}": turned * change.presence, f"present_{half}": change.present}
+    return pd.DataFrame(columns)
 
 
 def displacements(even: Change, odd: Change, sign: float, points: Points) -> dict[str, Any]:
@@ -205,13 +221,13 @@ def gains(network: Path, other: Path, changes: list[Change]) -> dict[str, dict[s
     return {each.name: direction_gain(own, others, each.direction) for each in changes}
 
 
-def motion_scores(even: Path, odd: Path) -> list[dict[str, Any]]:
+def motion_scores(even: Path, odd: Path) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
     """Matched motions of two analyses (`compare_changes`), with `gain` and `gain_error` of both halves together."""
     (first, points), (second, own) = read_changes(even), read_changes(odd)
-    rows = compare_changes(first, carried_over(second, own, points), points)
+    rows, fields = compare_changes(first, carried_over(second, own, points), points)
     found = {"even": gains(even, odd, first), "odd": gains(odd, even, second)}
     for row in rows:
         parts = [found[half][row[half]] for half in ("even", "odd")]
         row["gain"] = sum(part["gain"] for part in parts) / 2
         row["gain_error"] = float(np.hypot(*(part["error"] for part in parts))) / 2
-    return rows
+    return rows, fields

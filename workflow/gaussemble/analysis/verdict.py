@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from gaussemble.analysis.chance import LEAST, SURE
-from gaussemble.analysis.matching import SIGNIFICANT
 from gaussemble.options import StageOptions
 
+SIGNIFICANT = 3.0  # binomial errors
 REPRODUCED, NOT, UNDECIDED = "reproduced", "not reproduced", "undecided"
 STRUCTURE = 0.3  # least share of what sets a class apart that is neither contrast nor round
 FADING = 0.9  # cosine with a fading of the whole molecule from which a change is no structure's
@@ -28,7 +28,7 @@ WITH_NULL = (
     "Errors that both halves share, such as the poses of one refinement, are not excluded: the particles of the null "
     "have the same views and noise, but poses without error."
 )
-SCORES = {  # the name in verdict.json, in words, and whether it is compared with the null run's
+SCORES = {  # the name in verdict.json, and in words
     "classes_reproduced": "classes reproduced",
     "difference_correlation": "correlation of difference maps, best class",
     "shared": "contrast of what sets classes apart, largest",
@@ -109,8 +109,15 @@ def no_evidence(evidence: dict[str, Any] | None) -> str | None:
 
 
 def evidence_text(found: dict[str, Any]) -> str:
-    """A gain and its error."""
-    return f"{found['gain']:.2g} ± {found['error']:.1g} nats a particle"
+    """A gain and its error, with its unit."""
+    return f"{gain_text(found)} nats a particle"
+
+
+def gain_text(found: dict[str, Any]) -> str:
+    """A gain and its error, to the error's two digits."""
+    error = found["error"]
+    digits = max(0, 1 - int(np.floor(np.log10(error)))) if 0 < error < np.inf else 2
+    return f"{found['gain']:.{min(digits, 6)}f} ± {error:.{min(digits, 6)}f}"
 
 
 def judge(row: dict, chance: float, options: Options, nothing: str | None, null: Null) -> tuple[str, str]:

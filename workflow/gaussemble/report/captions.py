@@ -93,14 +93,39 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Motion of the residues",
         "How far each residue of the atomic model moves between the ends of each trajectory.",
     ),
-    "agreement_fsc": (
-        "Even against odd: resolution",
-        "How far matched classes of the two halves give the same map (solid), and agree in what sets them apart from "
-        "the other classes (dashed), which is the stricter test.",
-    ),
     "agreement_matrix": (
         "Even against odd: which class is which",
         "Every class of the even half compared with every class of the odd half; matched pairs are framed.",
+    ),
+    "agreement_sizes": (
+        "Even against odd: sizes",
+        "The share of each half's particles in matched classes, with three standard errors of counting; ✓ reproduced, "
+        "? undecided, ✗ not reproduced.",
+    ),
+    "agreement_maps": (
+        "Even against odd: maps",
+        "Matched classes of the two halves side by side, from unregularised maps: the central slice, the view along y, "
+        "and what each class has more (orange) or less (violet) than the mean of its half's classes.",
+    ),
+    "agreement_fsc": (
+        "Even against odd: resolution",
+        "How far matched classes of the two halves give the same map (left), and agree in what sets them apart from "
+        "the other classes (right), which is the stricter test; pale, the same in particles that do not vary.",
+    ),
+    "agreement_motions": (
+        "Even against odd: motions",
+        "Matched motions of the two halves from one end to the other, as displacements of the same Gaussians.",
+    ),
+    "agreement_latents": (
+        "Even against odd: the same particles by both networks",
+        "Every particle was seen in training by one of the networks only. Left and middle, where both place it along "
+        "what they have in common; right, where it lies by the network that never saw it, which should look the same "
+        "for both halves.",
+    ),
+    "agreement_null": (
+        "Data and null",
+        "Each score beside its value in particles that do not vary, with the same views and noise, after the same "
+        "analysis. What is no larger in the data says nothing.",
     ),
     "truth_latent": (
         "The truth in the latent space",
@@ -120,7 +145,19 @@ CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         ("latent_pca", "latent_umap", "cluster_sizes", "cluster_slices", "cluster_fsc"),
     ),
     ("motions", "Motions", ("trajectory_slices", "motion_quiver", "displacement")),
-    ("agreement", "Even against odd", ("agreement_matrix", "agreement_fsc")),
+    (
+        "agreement",
+        "Even against odd",
+        (
+            "agreement_null",
+            "agreement_matrix",
+            "agreement_sizes",
+            "agreement_maps",
+            "agreement_fsc",
+            "agreement_motions",
+            "agreement_latents",
+        ),
+    ),
     ("truth", "Against the truth", ("truth_recovery", "truth_latent")),
     ("training", "Training", ("training_history",)),
 )

@@ -15,7 +15,7 @@ from pydantic import Field
 from gaussemble.errors import InputError
 from gaussemble.io.files import write_csv, written
 from gaussemble.options import StageOptions
-from gaussemble.report import curves, densities, evidence, latents, particles
+from gaussemble.report import agreement, curves, densities, evidence, latents, particles
 from gaussemble.report.style import SETTINGS, Drawing
 
 FIGURES: dict[str, Callable[[Path, str], Drawing]] = {
@@ -39,8 +39,13 @@ FIGURES: dict[str, Callable[[Path, str], Drawing]] = {
     "trajectory_slices": densities.trajectory_slices,
     "motion_quiver": densities.motion_quiver,
     "displacement": curves.displacement,
-    "agreement_fsc": evidence.agreement_fsc,
-    "agreement_matrix": evidence.agreement_matrix,
+    "agreement_matrix": agreement.agreement_matrix,
+    "agreement_sizes": agreement.agreement_sizes,
+    "agreement_maps": agreement.agreement_maps,
+    "agreement_fsc": agreement.agreement_fsc,
+    "agreement_motions": agreement.agreement_motions,
+    "agreement_latents": agreement.agreement_latents,
+    "agreement_null": agreement.agreement_null,
     "truth_latent": latents.truth_latent,
     "truth_recovery": evidence.truth_recovery,
 }

@@ -96,7 +96,7 @@ TEMPLATE = """<!doctype html>
 <section id="{{ chapter.id }}">
 <h2>{{ chapter.title }}</h2>
 {% for line in chapter.lines %}<p>{{ line }}</p>{% endfor %}
-{% for table in chapter.tables %}{{ grid(table) }}{% endfor %}
+{% for table in chapter.tables %}{% if table.title %}<h3>{{ table.title }}</h3>{% endif %}{{ grid(table) }}{% endfor %}
 {% for figure in chapter.figures %}{{ picture(figure) }}{% endfor %}
 </section>
 {% endfor %}{% endfor %}

@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from pydantic import Field
 
+from gaussemble.analysis.verdict import gain_text
 from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv, read_json, read_npz, written
 from gaussemble.options import StageOptions
@@ -105,7 +106,8 @@ def chapter_text(results: Path, name: str, chapter: str, verdict: dict[str, Any]
     if chapter == "states":
         return structure_lines(results / "full" / name), [cluster_table(results / "full" / name)]
     if chapter == "agreement":
-        return agreement_lines(verdict), [match_table(verdict)]
+        tables = [match_table(verdict)] + [motion_table(verdict)] * bool(verdict["motions"])
+        return agreement_lines(verdict), tables
     path = results / "truth" / f"{name}.json"
     if chapter == "truth" and path.is_file():
         scores = read_json(path)
@@ -153,7 +155,20 @@ def match_table(verdict: dict[str, Any]) -> dict[str, Any]:
         numbers = [f"{match[key]:.2f}" for key in ("correlation", "difference_correlation")]
         words = [match["verdict"], match["reason"]]
         rows.append([match["even"], match["odd"], *words, *shares, *numbers, f"{match['resolution']:.1f}"])
-    return table(columns, rows, "nn rnnnnn")
+    return table(columns, rows, "nn rnnnnn", "Classes")
+
+
+def motion_table(verdict: dict[str, Any]) -> dict[str, Any]:
+    """The verdict on each pair of motions, with its reason."""
+    columns = ["even", "odd", "verdict", "reason", "Å", "differ by, Å", "cosine", "nats a particle"]
+    rows = []
+    for each in verdict["motions"]:
+        length = "–" if each["kind"] == "presence" else f"{np.mean(each['displacement']):.1f}"
+        apart = "–" if each["kind"] == "presence" else f"{each['difference']:.1f}"
+        borne_out = gain_text({"gain": each["gain"], "error": each["gain_error"]})
+        words = [each["verdict"], each["reason"]]
+        rows.append([each["even"], each["odd"], *words, length, apart, f"{each['cosine']:.2f}", borne_out])
+    return table(columns, rows, "   rnnnn", "Motions")
 
 
 def agreement_lines(verdict: dict[str, Any]) -> list[str]:
@@ -168,6 +183,33 @@ def agreement_lines(verdict: dict[str, Any]) -> list[str]:
     for half, numbers in verdict["unmatched"].items():
         if numbers:
             lines.append(f"Without a partner in the {half} half: class {', '.join(map(str, numbers))}.")
+    for half, skipped in verdict["skipped"].items():
+        lines += [f"Class {each['cluster']} of the {half} half has no map: {each['reason']}." for each in skipped]
+    return [*lines, *latent_lines(verdict), *([f"For a methods section: {verdict['methods']}"])]
+
+
+def latent_lines(verdict: dict[str, Any]) -> list[str]:
+    """What the networks say of particles that they never saw, in words."""
+    if not verdict["evidence"]:
+        return []
+    found, latents = verdict["evidence"], verdict["latents"]
+    halves = ", ".join(f"{gain_text(found[half])} for {half}" for half in ("even", "odd"))
+    correlations = ", ".join(f"{each:.2f}" for each in latents["canonical_correlations"])
+    words = "more than chance" if found["both"]["beyond_chance"] else "no more than chance"
+    lines = [
+        "Embedded by the network of the other half, particles are likelier than if the molecule were rigid by "
+        f"{halves} (nats a particle): {words}. The two networks' latents of the same particles have canonical "
+        f"correlations of {correlations}; their clusters an adjusted Rand index of {latents['rand_index']:.2f}; "
+        f"{latents['neighbor_overlap']:.0%} of the nearest neighbours are the same (by chance "
+        f"{latents['neighbor_chance']:.1%})."
+    ]
+    if verdict["arrangement"]["correlation"] is not None:
+        lines.append(
+            f"Distances between the classes' centres agree with a correlation of "
+            f"{verdict['arrangement']['correlation']:.2f} (of ranks {verdict['arrangement']['rank_correlation']:.2f})."
+        )
+    if verdict["clusters_by_stability"]:
+        lines.append(verdict["clusters_by_stability"]["sentence"])
     return lines
 
 
@@ -322,10 +364,11 @@ def dataset_numbers(results: Path, analyses: list[str]) -> list[dict[str, str]]:
     if particles["left_out"]:
         numbers["particles left out"] = f"{len(particles['left_out']):,}"
     for name in analyses:
-        clusters = read_json(results / "agreement" / name / "verdict.json")["clusters"]
-        good = sum(each["verdict"] == "reproduced" for each in clusters)
-        label = "classes reproduced" if len(analyses) == 1 else f"{name}: classes reproduced"
-        numbers[label] = f"{good} of {len(clusters)}"
+        verdict = read_json(results / "agreement" / name / "verdict.json")
+        for what, matches in {"classes": verdict["clusters"], "motions": verdict["motions"]}.items():
+            good = sum(each["verdict"] == "reproduced" for each in matches)
+            label = f"{what} reproduced" if len(analyses) == 1 else f"{name}: {what} reproduced"
+            numbers |= {label: f"{good} of {len(matches)}"} if matches else {}
     return [{"label": label, "value": value} for label, value in numbers.items()]
 
 
