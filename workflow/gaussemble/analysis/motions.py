@@ -88,17 +88,11 @@ def change_between(model: DeformableMixture, ends: Float[Tensor, "2 latent"], na
 
 def carried_over(changes: list[Change], own: Points, to: Points) -> list[Change]:
     """The same changes, on other points."""
-    carry = transition_to_atoms(to.place, own.place)
-    return [
-        Change(
-            each.name,
-            carry(each.displacement),
-            carry(each.presence[:, None])[:, 0],
-            carry(each.present[:, None])[:, 0],
-            each.direction,
-        )
-        for each in changes
-    ]
+    carry, found = transition_to_atoms(to.place, own.place), []
+    for each in changes:
+        shares = carry(np.column_stack([each.presence, each.present, np.zeros(len(each.present))]))
+        found.append(Change(each.name, carry(each.displacement), shares[:, 0], shares[:, 1], each.direction))
+    return found
 
 
 def as_vector(change: Change, points: Points) -> Float[np.ndarray, " entry"]:

@@ -1,0 +1,95 @@
+"""The words follow from the numbers, in the order in which the questions are asked."""
+
+from typing import Any
+
+import pytest
+
+from gaussemble.analysis.verdict import Null, Options, gain_text, judge, judge_motion, no_evidence, read_null, summarise
+
+CLASS: dict[str, Any] = {
+    "difference_correlation": 0.9, "difference_runner_up": 0.1, "difference_resolution_0.5": 10.0, "shared": 0.2,
+    "structure": 0.8, "fraction_even": 0.5, "fraction_odd": 0.5, "fraction_error_even": 0.01,
+    "fraction_error_odd": 0.01,
+}  # fmt: skip
+MOTION: dict[str, Any] = {
+    "even": "pc1", "odd": "pc2", "cosine": 0.9, "span": 0.95, "kind": "motion", "fading": 0.1, "size": 0.2,
+    "displacement": [10.0, 11.0], "ratio": 1.1, "difference": 2.5, "displacement_cosine": 0.9, "gain": 0.5,
+    "gain_error": 0.02,
+}  # fmt: skip
+NONE = Null({}, 0)
+SMALL = Null({"shared": [0.05, 0.1], "motion_size": [0.1, 0.02]}, 2)
+LARGE = Null({"shared": [0.3], "motion_size": [0.3]}, 1)
+NEAR = Null({"shared": [0.15], "motion_size": [0.15]}, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "null", "word", "why"),
+    [
+        ({}, NONE, "reproduced", "agree to 10.0 Å"),
+        ({}, SMALL, "reproduced", "sizes agree"),
+        ({}, LARGE, "not reproduced", "no more than the null's"),
+        ({}, NEAR, "undecided", "close to the null's"),
+        ({"structure": 0.1}, SMALL, "undecided", "90% of what sets it apart is contrast"),
+        ({"fraction_odd": 0.3}, SMALL, "undecided", "sizes differ"),
+    ],
+)
+def test_of_a_class(changes, null, word, why):
+    found, reason = judge(CLASS | changes, 0.1, Options(), None, null)
+    assert found == word
+    assert why in reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "null", "word", "why"),
+    [
+        ({}, NONE, "reproduced", "differ by 2.5 Å"),
+        ({}, LARGE, "not reproduced", "null"),
+        ({"gain": 0.03}, NONE, "not reproduced", "no likelier"),
+        ({"cosine": 0.5}, SMALL, "undecided", "mixture"),
+        ({"cosine": 0.5, "span": 0.5}, SMALL, "not reproduced", "below 0.7"),
+        ({"ratio": 2.6}, SMALL, "undecided", "2.6 times as long"),
+        ({"fading": 0.95, "kind": "presence", "ratio": None}, SMALL, "undecided", "fades as a whole"),
+        ({"kind": "presence", "ratio": None}, SMALL, "reproduced", "present and absent"),
+    ],
+)
+def test_of_a_motion(changes, null, word, why):
+    found, reason = judge_motion(MOTION | changes, Options(), None, null)
+    assert found == word
+    assert why in reason
+
+
+def test_nothing_is_reproduced_where_unseen_particles_are_no_likelier():
+    nothing = no_evidence({"both": {"gain": -0.12, "error": 0.031, "beyond_chance": False}})
+    assert nothing
+    assert "-0.120 ± 0.031 nats" in nothing
+    assert judge(CLASS, 0.1, Options(), nothing, NONE)[0] == "not reproduced"
+    assert judge_motion(MOTION, Options(), nothing, NONE)[0] == "not reproduced"
+    cluster = {"verdict": "not reproduced", "fractions": [0.5, 0.5], "difference_resolution": 9.0}
+    text = summarise([cluster], 1, [MOTION | {"verdict": "not reproduced"}], nothing)
+    assert text.startswith("None of 1 classes")
+    assert "nothing is reproducible" in text
+    assert no_evidence(None) is None
+    assert no_evidence({"both": {"beyond_chance": True}}) is None
+
+
+def test_p_values_count_the_runs_that_reach_as_much():
+    null = read_null([{"scores": dict.fromkeys(SCORE_NAMES, value)} for value in (0.1, 0.4, None, 0.2)])
+    assert null.runs == 4
+    assert null.values["shared"] == [0.1, 0.4, 0.2]
+    assert null.largest("shared") == 0.4
+    assert null.probability("shared", 0.3) == pytest.approx(2 / 4)
+    assert null.probability("shared", 0.5) == pytest.approx(1 / 4)
+    assert NONE.probability("shared", 0.5) is None
+    assert NONE.largest("shared") == 0
+
+
+SCORE_NAMES = [
+    "classes_reproduced", "difference_correlation", "shared", "motions_reproduced", "motion_cosine", "motion_size",
+    "evidence", "canonical_correlation", "rand_index", "neighbor_overlap",
+]  # fmt: skip
+
+
+def test_an_error_has_two_digits():
+    assert gain_text({"gain": 12.345, "error": 0.517}) == "12.35 ± 0.52"
+    assert gain_text({"gain": -0.00213, "error": 0.00034}) == "-0.00213 ± 0.00034"
+    assert gain_text({"gain": 140.2, "error": 12.0}) == "140 ± 12"
