@@ -16,7 +16,7 @@ GAUSSEMBLE := PYTHONPATH=workflow $(BIN)/python -m gaussemble
 help:
 	@sed -n 's/^# //p' Makefile
 
-.venv/installed: envs/constraints.txt envs/requirements.txt
+.venv/installed: envs/constraints.txt envs/requirements.txt envs/run.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint envs/constraints.txt --requirement envs/requirements.txt
 	touch $@

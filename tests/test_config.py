@@ -1,7 +1,6 @@
-"""What is generated from the option classes is up to date, and the lists of packages say the same."""
+"""What is generated from the option classes is up to date."""
 
 import json
-import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -13,7 +12,6 @@ from gaussemble.fit.consistency import problems
 from gaussemble.provenance import fingerprint, provenance, seeds
 
 ROOT = Path(__file__).resolve().parents[1]
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
 
 
 @pytest.mark.parametrize(
@@ -80,33 +78,6 @@ def test_sections_in_lists_are_whole_in_schema_and_reference():
     assert "## analyses.NAME.heterogeneity.decoders.N.domains.N\n" in reference
     assert "| `decoders` | list of sections | `[]` |" in reference
     assert "| `decoders` | list of strings or null | `null` |" in reference
-
-
-def requirements() -> set[str]:
-    """The packages that .venv is made for."""
-    lines = (ROOT / "envs/requirements.txt").read_text().splitlines()
-    return {line for line in lines if line and not line.startswith("#")}
-
-
-def constraints() -> dict[str, str]:
-    """The pinned version of every package."""
-    lines = [line for line in (ROOT / "envs/constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    pins = dict(line.split("==") for line in lines)
-    return {name.lower().replace("_", "-"): version for name, version in pins.items()}
-
-
-def test_environments_hold_the_same_packages_and_versions():
-    dependencies = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
-    assert dependencies <= requirements()
-    assert requirements() <= set(constraints())
-    conda = yaml.safe_load((ROOT / "envs/gaussemble.yaml").read_text())["dependencies"]
-    pinned = {f"{CONDA_NAMES.get(name, name)}={constraints()[name]}" for name in dependencies}
-    assert set(conda) == pinned | {"python=3.11"}
-
-
-def test_constraints_hold_no_local_version_and_no_address():
-    assert not any("+" in version or "@" in version for version in constraints().values())
-    assert constraints()["torch"] == "2.13.0"
 
 
 def test_provenance_holds_config_seeds_and_checksums(tmp_path):

@@ -50,3 +50,8 @@ def check_prefix():
 
 ROOT = checkout()
 check_prefix()
+
+IMAGE = os.environ.get("GAUSSEMBLE_IMAGE")
+if IMAGE:  # for --sdm apptainer; envs/gaussemble.def says how it is built
+
+    container: IMAGE
