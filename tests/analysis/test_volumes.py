@@ -1,5 +1,6 @@
 """Volumes: which particles make them, what they show, and that nothing is left out."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from gaussemble.analysis.volumes import Options, decoded, nearest_rows, passes, read_states, volumes
+from gaussemble.analysis.reconstruction import decoded
+from gaussemble.analysis.states import nearest_rows
+from gaussemble.analysis.volumes import Options, passes, read_states, volumes
 from gaussemble.errors import InputError
 from gaussemble.io.cryodrgn import index_pickle, read_index
 from gaussemble.io.mrc import read_map, write_map
+from gaussemble.io.posteriors import Posteriors, write_posteriors
 from gaussemble.io.star import read_star
 from gaussemble.io.store import open_store
 from gaussemble.model.heterogeneity import DeformableMixture, build_model, save_model, single_design
@@ -18,6 +22,8 @@ from gaussemble.physics.backprojection import sums_bytes
 from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.physics.masks import soft_mask
 from gaussemble.physics.projection import mixture_to_map
+from gaussemble.physics.rings import shell_correlation, shell_power
+from gaussemble.prepare.fsc import curve_resolution
 from gaussemble.quantities import Map, Mixture
 from made_cs import layout, write_cs
 from made_store import BOX, PIXEL, Made, make_store
@@ -46,10 +52,17 @@ def write_analysis(folder: Path, made: Made, particle: np.ndarray) -> None:
         [np.where(absent, -1.0, 1.0) + 0.2 * rng.normal(size=len(absent)), 50 * rng.normal(size=len(absent))], 1
     )
     table = pd.DataFrame({"particle": particle, "z1": z[:, 0], "z2": z[:, 1], "sd1": 0.2, "sd2": 50.0, "loss": 0.0})
+    unit = z / [0.2, 50] - (z / [0.2, 50]).mean(axis=0)  # as the stage latent makes it, here turned by 30 degrees
+    table["pc1"], table["pc2"] = unit @ [0.5 * 3**0.5, 0.5], unit @ [-0.5, 0.5 * 3**0.5]
     (folder / "heterogeneity").mkdir(parents=True)
     (folder / "latent" / "trajectories").mkdir(parents=True)
     shuffled = table.sample(frac=1, random_state=0)  # the order of rows says nothing
-    shuffled.to_csv(folder / "heterogeneity" / "latent.csv", index=False)
+    shuffled.drop(columns=["pc1", "pc2"]).to_csv(folder / "heterogeneity" / "latent.csv", index=False)
+    shuffled.drop(columns="loss").to_csv(folder / "latent" / "embedding.csv", index=False)
+    covariance = np.broadcast_to(np.diag([0.2**2, 50.0**2]), (len(z), 2, 2))
+    order = shuffled.index.to_numpy()
+    posteriors = Posteriors(particle[order], z[order], covariance, np.zeros(2), np.diag([1.0, 2500.0]))
+    write_posteriors(folder / "heterogeneity" / "posterior.npz", posteriors)
     clusters = pd.DataFrame({"particle": particle, "cluster": np.where(absent, 1, 2)})
     clusters.loc[np.flatnonzero(absent)[:3], "cluster"] = 3  # very few
     clusters.to_csv(folder / "latent" / "clusters.csv", index=False)
@@ -66,7 +79,7 @@ def project(tmp_path_factory):
     mask = soft_mask(mixture_to_map(made.mixture, BOX, PIXEL), PIXEL)
     write_map(folder / "consensus" / "mask.mrc", Map(mask, PIXEL, (1.0, 2.0, 3.0)))
     write_analysis(folder / "analysis", made, 1 + 2 * np.arange(COUNT))
-    run(folder, folder / "volumes", scale="uncertainty")
+    run(folder, folder / "volumes")
     return folder, made
 
 
@@ -89,11 +102,38 @@ def domain(density: Map) -> float:
 
 def test_every_state_has_every_file(project):
     folder, _ = project
-    names = {path.name for path in (folder / "volumes").iterdir()}
+    names = {path.name for path in (folder / "volumes").iterdir()} - {"report.json", "mask.mrc"}
     assert names == {"cluster_1", "cluster_2", "cluster_3", "trajectory_pc1_1", "trajectory_pc1_2"}
+    maps = {f"{name}.mrc" for name in ("map", "half1", "half2", "unfiltered", "decoded")}
     for name in names:
         files = {path.name for path in (folder / "volumes" / name).iterdir()}
-        assert files == {"map.mrc", "half1.mrc", "half2.mrc", "decoded.mrc", "fsc.csv", "particles.star"}
+        assert files == {"particles.star"} | (maps | {"fsc.csv"} if name != "cluster_3" else set())
+
+
+def test_report_says_what_was_made(project):
+    folder, made = project
+    report = json.loads((folder / "volumes" / "report.json").read_text())
+    states = {each["name"]: each for each in report["states"]}
+    present = int((~made.absent).sum())
+    assert states["cluster_2"]["particles"] == states["cluster_2"]["effective"] == present
+    assert states["cluster_2"]["half1"] + states["cluster_2"]["half2"] == present
+    curve = pd.read_csv(folder / "volumes" / "cluster_2" / "fsc.csv")
+    assert states["cluster_2"]["resolution"] == pytest.approx(curve_resolution(curve))
+    reason = "3 particles, fewer than volumes.least, 10"
+    assert report["skipped"] == [{"name": "cluster_3", "particles": 3, "reason": reason}]
+    assert len(read_star(folder / "volumes" / "cluster_3" / "particles.star")) == 3
+
+
+def test_map_ends_at_its_resolution_and_unfiltered_does_not(project):
+    folder, _ = project
+    place = folder / "volumes" / "cluster_1"
+    first, unfiltered = (shell_power(read_map(place / f"{name}.mrc").voxels) for name in ("map", "unfiltered"))
+    last = int(BOX * PIXEL / curve_resolution(pd.read_csv(place / "fsc.csv"))) + 3
+    assert last < BOX // 2
+    assert first[last:].max() < 1e-4 * first[last - 5]
+    assert unfiltered[last:].min() > 1e-3 * unfiltered[last - 5]
+    halves = sum(read_map(place / f"half{half}.mrc").voxels for half in (1, 2)) / 2
+    assert shell_correlation(halves, read_map(place / "unfiltered.mrc").voxels)[:8].min() > 0.98
 
 
 @pytest.mark.parametrize("kind", ["cluster_{}", "trajectory_pc1_{}"])
@@ -131,14 +171,14 @@ def test_particles_of_cryosparc_and_cryodrgn_go_back_in_their_format(project):
     write_cs(folder / "particles/particles.cs", layout(COUNT))
     (folder / "particles/indices.pkl").write_bytes(index_pickle(1 + 2 * np.arange(COUNT)))
     try:
-        run(folder, folder / "formats", scale="uncertainty")
+        run(folder, folder / "formats")
     finally:
         (folder / "particles/particles.cs").unlink()
         (folder / "particles/indices.pkl").unlink()
     chosen = np.flatnonzero(~made.absent.numpy())
     assert np.array_equal(np.load(folder / "formats/cluster_2/particles.cs")["uid"], uid[chosen])
     assert np.array_equal(read_index(folder / "formats/cluster_2/indices.pkl"), 1 + 2 * chosen)
-    run(folder, folder / "formats", scale="uncertainty")
+    run(folder, folder / "formats")
     assert not list((folder / "formats").glob("*/particles.cs")), "of particles that came from elsewhere"
 
 
@@ -149,7 +189,7 @@ def test_trajectory_takes_the_nearest_at_most_a_third(project):
     assert len(star) == COUNT // 3
     chosen = star.particles["rlnMicrographName"].str.extract(r"(\d+)")[0].astype(int)
     assert made.absent[torch.tensor(chosen.to_numpy())].float().mean() > 0.9
-    run(folder, folder / "fewer", nearest=50, scale="uncertainty")
+    run(folder, folder / "fewer", nearest=50)
     assert len(read_star(folder / "fewer" / "trajectory_pc1_1" / "particles.star")) == 50
 
 
@@ -183,7 +223,7 @@ def test_decoded_maps_do_not_alias(project):
 
 def test_cluster_is_decoded_at_one_of_its_particles(project):
     folder, made = project
-    states = read_states(folder / "analysis", open_store(folder / "particles"), Options())
+    states = read_states(folder / "analysis", open_store(folder / "particles"), {}, Options())
     table = pd.read_csv(folder / "analysis" / "heterogeneity" / "latent.csv").set_index("particle")
     for state, lacking in zip(states[:2], (True, False), strict=True):
         match = table[(table["z1"] - float(state.latent[0])).abs() < 1e-9]
@@ -192,34 +232,57 @@ def test_cluster_is_decoded_at_one_of_its_particles(project):
         assert abs(abs(float(state.latent[0])) - 1) < 0.1  # near the mean
 
 
-def test_few_particles_are_said_and_give_numbers(project, capsys):
-    folder, _ = project
-    run(folder, folder / "again", scale="uncertainty")
-    assert "cluster_3 has only 3 particle" in capsys.readouterr().err
-    table = pd.read_csv(folder / "again" / "cluster_3" / "fsc.csv")
-    assert table[["fsc", "fsc_masked"]].notna().all().all()
-    assert torch.isfinite(read_map(folder / "again" / "cluster_3" / "map.mrc").voxels).all()
-
-
-def test_a_single_particle_gives_numbers(project, tmp_path):
+@pytest.fixture
+def other_clusters(project, tmp_path):
+    """The project with clusters of one's own."""
     folder, _ = project
     for part in ("particles", "consensus"):
         (tmp_path / part).symlink_to(folder / part)
     (tmp_path / "analysis" / "latent").mkdir(parents=True)
     (tmp_path / "analysis" / "heterogeneity").symlink_to(folder / "analysis" / "heterogeneity")
-    (tmp_path / "analysis" / "latent" / "clusters.csv").write_text("particle,cluster\n7,1\n")
-    run(tmp_path, tmp_path / "out")
-    table = pd.read_csv(tmp_path / "out" / "cluster_1" / "fsc.csv")
-    assert (table["fsc"] == 0).all()
-    assert torch.isfinite(read_map(tmp_path / "out" / "cluster_1" / "map.mrc").voxels).all()
+    (tmp_path / "analysis" / "latent" / "embedding.csv").symlink_to(folder / "analysis" / "latent" / "embedding.csv")
+
+    def make(particles: list[int]) -> Path:
+        rows = "".join(f"{number},1\n" for number in particles)
+        (tmp_path / "analysis" / "latent" / "clusters.csv").write_text(f"particle,cluster\n{rows}")
+        return tmp_path
+
+    return make
+
+
+def test_few_particles_give_numbers_where_they_are_asked_for(other_clusters, capsys):
+    folder = other_clusters([7, 9, 11])
+    run(folder, folder / "out", least=2)
+    table = pd.read_csv(folder / "out" / "cluster_1" / "fsc.csv")
+    assert table[["fsc", "fsc_masked"]].notna().all().all()
+    assert torch.isfinite(read_map(folder / "out" / "cluster_1" / "map.mrc").voxels).all()
+    run(folder, folder / "out")
+    assert "warning: cluster_1 gets no map: 3 particles" in capsys.readouterr().err
+    assert {path.name for path in (folder / "out" / "cluster_1").iterdir()} == {"particles.star"}, "none is left over"
+
+
+def test_a_cluster_within_one_half_map_gets_none(other_clusters):
+    folder = other_clusters([1 + 4 * number for number in range(20)])  # every other row of the store
+    run(folder, folder / "out")
+    report = json.loads((folder / "out" / "report.json").read_text())
+    assert "all of its 20 particles belong to one half-map" in report["skipped"][0]["reason"]
+
+
+def test_particles_that_no_cluster_has_make_none(other_clusters):
+    """Number 0 or below: methods that leave particles out."""
+    folder = other_clusters(list(range(1, 61, 2)))
+    path = folder / "analysis" / "latent" / "clusters.csv"
+    path.write_text(path.read_text().replace("1,1\n", "1,-1\n", 1))
+    run(folder, folder / "out")
+    assert len(read_star(folder / "out" / "cluster_1" / "particles.star")) == 29
 
 
 def test_less_memory_means_more_passes_and_the_same_maps(project):
     folder, _ = project
-    states = read_states(folder / "analysis", open_store(folder / "particles"), Options())
+    states = read_states(folder / "analysis", open_store(folder / "particles"), {}, Options())
     small = 2.5 * 2 * sums_bytes(BOX, 2) / 1e9
     assert [len(group) for group in passes(states, BOX, Options(memory=small))] == [2, 2, 1]
-    run(folder, folder / "small", memory=small, scale="uncertainty")
+    run(folder, folder / "small", memory=small)
     for name in ("cluster_2", "trajectory_pc1_2"):
         one, other = (read_map(folder / out / name / "map.mrc").voxels for out in ("volumes", "small"))
         assert torch.allclose(one, other, atol=1e-4 * float(one.abs().max()))

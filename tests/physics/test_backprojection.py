@@ -179,6 +179,24 @@ def test_several_volumes_in_one_pass_equal_each_alone(mixture, generator):
     assert not torch.allclose(together, divide(sums, 0), rtol=0.05)
 
 
+def test_an_image_that_counts_n_times_is_as_n_images(mixture, generator):
+    """And what it adds is linear in how often it counts."""
+    box, particles = 16, make_particles(6, generator)
+    data, weights = weighted_slices(make_images(mixture, particles, box), particles, PIXEL)
+
+    def inserted(rows: list[int], count: list[float] | None = None) -> torch.Tensor:
+        sums = empty_sums(1, box, 2)
+        pairs = torch.stack([torch.tensor(rows), torch.zeros(len(rows), dtype=torch.long)], dim=-1)
+        insert(sums, data, weights, particles.rotation, pairs, None if count is None else torch.tensor(count))
+        return sums.cells
+
+    often = inserted([0, 3, 3, 3, 5])
+    tolerance = 1e-5 * float(often.abs().max())
+    assert torch.allclose(inserted([0, 3, 5], [1.0, 3.0, 1.0]), often, atol=tolerance)
+    mixed = 0.25 * inserted([1]) + 0.5 * inserted([2])
+    assert torch.allclose(inserted([1, 2], [0.25, 0.5]), mixed, atol=tolerance)
+
+
 def test_nothing_is_written_to_the_arguments(mixture, generator):
     box, particles = 16, make_particles(10, generator)
     images = make_images(mixture, particles, box)

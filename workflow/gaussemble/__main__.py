@@ -32,6 +32,7 @@ STAGES: dict[str, tuple[str, str]] = {
     "neutral": ("gaussemble.fit.neutral", "fit the mixture to the neutral map"),
     "heterogeneity": ("gaussemble.fit.heterogeneity", "learn how each particle deforms the mixture"),
     "latent": ("gaussemble.analysis.latent", "principal components, UMAP, clusters and trajectories of the latents"),
+    "selections": ("gaussemble.analysis.volumes", "find your own selections of particles among a split's"),
     "volumes": (
         "gaussemble.analysis.volumes",
         "reconstruct every cluster and trajectory point, with half-maps and FSC",

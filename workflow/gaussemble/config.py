@@ -85,7 +85,7 @@ class Latent(latent.Options):
 
 
 class Volumes(volumes.Options):
-    """Reconstructions of the clusters and of the trajectories' points."""
+    """Reconstructions of the clusters, of the trajectories' points and of your own selections."""
 
 
 class Models(models.Options):

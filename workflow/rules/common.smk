@@ -82,6 +82,35 @@ def when_asked(path, *kinds):
     return file
 
 
+def where_asked(stage, key, path):
+    """A function for input: a file that is made only where an option is set."""
+
+    def file(wildcards):
+        return path if settings(stage, wildcards)[key] else []
+
+    return file
+
+
+def networks_of_halves(wildcards):
+    """For input: what moves each half-map's particles where their motion is taken back, unseen by the other half's."""
+    if wildcards.split != "full" or not settings("volumes", wildcards)["motion"]:
+        return []
+    folder = "results/{dataset}/{half}/{analysis}/heterogeneity"
+    return expand(
+        [f"{folder}/model.pt", f"{folder}/latent.csv"],
+        half=["even", "odd"],
+        **wildcards,
+    )
+
+
+def folders_of_halves(wildcards):
+    """For params: the flags that name the folders of `networks_of_halves`."""
+    if not networks_of_halves(wildcards):
+        return ""
+    folder = "--{half} results/{dataset}/{half}/{analysis}"
+    return " ".join(expand(folder, half=["even", "odd"], **wildcards))
+
+
 def particle_star(wildcards):
     """For input: the particles that the config names, or those that simulate makes."""
     simulated = f"results/{wildcards.dataset}/simulated/particles.star"

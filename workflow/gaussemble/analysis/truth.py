@@ -278,14 +278,18 @@ def cluster_scores(known: pd.DataFrame, states: States, analysis: Path, mask: Te
     """Each cluster's true composition, and the FSC of its map against the mean of its particles' true structures."""
     table = class_table(known, analysis)
     clusters = read_csv(analysis / "latent" / "clusters.csv").set_index("cluster")["particle"]
-    density = read_map(analysis / "volumes" / f"cluster_{table.index[0]}" / "map.mrc")
+    paths = {cluster: analysis / "volumes" / f"cluster_{cluster}" / "map.mrc" for cluster in table.index}
+    table = table[[path.is_file() for path in paths.values()]]  # the others were too small for a map
+    if table.empty:
+        return []
+    density = read_map(paths[table.index[0]])
     maps, weights = component_maps(states, density.box, density.pixel_size)
     scores = []
     for cluster, row in table.iterrows():
         own = known.loc[clusters.loc[[cluster]]]
         state = states.nearest(*(torch.tensor(own[name].to_numpy(), dtype=torch.float32) for name in COLUMNS))
         expected = torch.einsum("c,czyx->zyx", weights[state].mean(0), maps)
-        density = read_map(analysis / "volumes" / f"cluster_{cluster}" / "map.mrc")
+        density = read_map(paths[cluster])
         curve = shell_correlation(density.voxels * mask, expected * mask)
         frequency = ring_frequencies(density.box, density.pixel_size)
         limits = {f"resolution_{limit}": resolution(curve, frequency, limit) for limit in (0.5, 0.143)}

@@ -1,142 +1,139 @@
-"""A reconstruction with half-maps and FSC for each cluster and trajectory point, and the decoded map beside it.
+"""A reconstruction with half-maps and FSC for each cluster, trajectory point and selection, the decoded map beside it.
 
-A cluster's map is made from its particles. A trajectory point's is made from the particles nearest to it in the
-latent space (`scale` as in the stage `latent`); the same particle may serve several points. The decoded map is what
-the trained model draws for one latent vector: it has the grey scale of the reconstruction but is no evidence by
-itself. Whether states are real, `agreement` says.
+`states` says which particles make a map. Of each there are the half-maps and their sum as reconstructed, and map.mrc,
+filtered by Wiener with the half-maps' signal-to-noise ratio and ended at their resolution. The decoded map is what the
+trained model draws for one latent vector: it has the grey scale of the reconstruction but is no evidence by itself.
+Whether states are real, `agreement` says. `motion` brings the particles of all states together in one map.
+
+Writes report.json: box, pixel_size (Å), symmetry, weighting; states (name, particles, effective, half1 and half2
+(particles), resolution and resolution_unmasked (Å), b_factor (Å², of sharpened.mrc)); skipped (name, particles,
+reason); motion (`motion_facts`, or null).
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
-from numpy.typing import ArrayLike
 from pydantic import Field
-from torch import Tensor
 
-from gaussemble.analysis.latent import axis_units, latent_columns
+from gaussemble.analysis.motion import Network, motion_corrected, motion_facts, read_network
+from gaussemble.analysis.reconstruction import (
+    MAPS,
+    Maps,
+    Sharpening,
+    averaged,
+    decoded,
+    reconstructed,
+    remove_maps,
+    sharpened,
+    write_maps,
+)
+from gaussemble.analysis.selections import SelectionOptions, find_selections, write_selections
+from gaussemble.analysis.states import (
+    State,
+    Weighting,
+    cluster_states,
+    read_latents,
+    selection_states,
+    trajectory_states,
+)
 from gaussemble.errors import InputError
-from gaussemble.io.files import read_csv, write_csv
+from gaussemble.io.files import read_csv, write_csv, write_json
 from gaussemble.io.mrc import read_map, write_map
 from gaussemble.io.refinement import NAMES, Refinement, read_written
 from gaussemble.io.store import ImageStore, open_store
 from gaussemble.model.heterogeneity import DeformableMixture, load_model
 from gaussemble.options import StageOptions
-from gaussemble.physics.backprojection import Sums, divide, sums_bytes, wiener_snr
-from gaussemble.physics.band_limited import band_limited_map
-from gaussemble.prepare.consensus import halves, sum_slices
-from gaussemble.prepare.fsc import curve_resolution, half_map_table
+from gaussemble.physics.backprojection import Sums, sums_bytes
+from gaussemble.prepare.fsc import curve_resolution
+from gaussemble.prepare.originals import on_grid_of, open_originals
+from gaussemble.prepare.slices import Source, check_symmetry, halves, sum_slices
 from gaussemble.progress import say
-from gaussemble.quantities import Map, Mixture
+from gaussemble.quantities import Map
 
-FEW = 10  # particles; below, a map says next to nothing
-FILES = ("map.mrc", "half1.mrc", "half2.mrc", "decoded.mrc", "fsc.csv", *NAMES)
+FILES = (*(f"{name}.mrc" for name in MAPS), "fsc.csv", "weights.csv", *NAMES)
+OURS = r"cluster_\d+|trajectory_pc\d+_\d+|selection_.+|motion_corrected"  # folders
 
 
 class Options(StageOptions):
     """Options of the stage `volumes`."""
 
     padding: Literal[1, 2] = Field(default=2, description="Zero padding of reconstructions; 1 is quicker, coarser.")
-    nearest: int = Field(default=2000, ge=2, description="Particles nearest to a trajectory point that make its map.")
+    symmetry: str = Field(
+        default="C1", description="Point group of the states' maps in RELION's names and axes; C1 where it may break."
+    )
+    box: Literal["working", "original"] = Field(
+        default="working",
+        description="Images that maps are made of: those in the working box, or the original ones, read again from "
+        "their stacks.",
+    )
+    weighting: Weighting = Field(
+        default="nearest",
+        description="Particles of a trajectory point's map: the nearest, or all, each as often as its posterior says "
+        "that it is there.",
+    )
+    nearest: int = Field(
+        default=2000,
+        ge=2,
+        description="Particles nearest to a trajectory point that make its map; or as many as all of them amount to, "
+        "where they are weighted.",
+    )
     share: float = Field(
         default=1 / 3, gt=0, le=1, description="At most this share of all particles makes a trajectory point's map."
     )
-    scale: Literal["uncertainty", "none"] = Field(
+    least: int = Field(default=10, ge=2, description="A state of fewer particles gets no map, which is reported.")
+    selections: tuple[SelectionOptions, ...] = Field(
+        default=(), description="Particles of your own choice, each of which gets a map."
+    )
+    sharpen: Sharpening = Field(
         default="none",
-        description="Latent axes count in units of their median posterior standard deviation, or as they are.",
+        description="What sharpened.mrc is: not made; by a B-factor; or amplitudes evened out locally, by bands.",
+    )
+    b_factor: float | None = Field(
+        default=None,
+        description="Å², negative sharpens; none: the slope of Guinier's plot between 10 Å and the resolution.",
+    )
+    motion: bool = Field(
+        default=False,
+        description="Make one map of all particles too, the decoded motions of rigid bodies taken back.",
+    )
+    bodies: int = Field(
+        default=4, ge=1, description="Rigid bodies of that map, at most; no more than blur at its resolution asks for."
     )
     memory: float = Field(
         default=4.0, gt=0, description="GB for the volumes of one pass; where it is not enough there are more passes."
     )
 
 
-@dataclass(frozen=True)
-class State:
-    """One map to make."""
-
-    name: str  # of its folder
-    rows: Int[Tensor, " image"]  # its particles' rows in the store, ascending
-    latent: Float[Tensor, " latent"]  # what its decoded map is decoded from
+# ---- Which maps
 
 
-def nearest_rows(
-    z: Float[np.ndarray, "particle latent"], point: Float[np.ndarray, " latent"], count: int
-) -> Int[np.ndarray, " chosen"]:
-    """The particles nearest to a point (Euclidean), in ascending order."""
-    distance = np.square(z - point).sum(axis=1)
-    return np.sort(np.argsort(distance, kind="stable")[:count])
+def read_states(folder: Path, store: ImageStore, selected: dict[str, np.ndarray], options: Options) -> list[State]:
+    """All maps to make of an analysis."""
+    latents = read_latents(folder, store)
+    count = min(options.nearest, max(2, int(options.share * len(latents.rows))))
+    return [
+        *cluster_states(folder, latents, store),
+        *trajectory_states(folder, latents, count, options.weighting),
+        *selection_states(selected, latents),
+    ]
 
 
-def row_keys(particle: ArrayLike) -> pd.MultiIndex:
-    """(particle, copy) of each row: symmetry expansion's copies of a particle stand in the same order everywhere."""
-    particle = pd.Series(particle)
-    return pd.MultiIndex.from_arrays([particle, particle.groupby(particle).cumcount()])
-
-
-def store_rows(path: Path, table: pd.DataFrame, store: ImageStore) -> Int[np.ndarray, " row"]:
-    """The store's row of each particle of a table; raises InputError for a particle that the store does not have."""
-    index = row_keys(store.particles.particle.numpy()).get_indexer(row_keys(table["particle"]))
-    if (index < 0).any():
-        row = int((index < 0).argmax())
-        raise InputError(
-            f"{path}: row {row + 1}: particle {table['particle'].iloc[row]} is not in {store.folder}; "
-            "both must come from the same split"
-        )
-    return index
-
-
-def cluster_states(
-    folder: Path, latents: pd.DataFrame, z: Float[np.ndarray, "particle latent"], store: ImageStore
-) -> Iterator[State]:
-    """The clusters; each is decoded at its particle nearest to the cluster's mean, a latent that really occurs."""
-    path = folder / "latent" / "clusters.csv"
-    table = read_csv(path, ["particle", "cluster"])
-    position = row_keys(latents["particle"]).get_indexer(row_keys(table["particle"]))
-    if (position < 0).any():
-        raise InputError(f"{path}: {(position < 0).sum()} particles are not in latent.csv; run the stage latent again")
-    rows, raw = store_rows(path, table, store), latents[latent_columns(latents)].to_numpy(np.float64)
-    for cluster in sorted(table["cluster"].unique()):
-        members = (table["cluster"] == cluster).to_numpy()
-        own = position[members]
-        middle = own[nearest_rows(z[own], z[own].mean(axis=0), 1)[0]]
-        yield State(f"cluster_{cluster}", torch.from_numpy(np.sort(rows[members])), torch.from_numpy(raw[middle]))
-
-
-def trajectory_states(
-    folder: Path,
-    rows: Int[np.ndarray, " particle"],
-    z: Float[np.ndarray, "particle latent"],
-    unit: np.ndarray,
-    count: int,
-) -> Iterator[State]:
-    """The points of every trajectory; `z` in units of `unit`, `rows` the particles' rows in the store."""
-    for path in sorted((folder / "latent" / "trajectories").glob("pc*.csv")):
-        names = [f"z{axis + 1}" for axis in range(z.shape[1])]
-        table = read_csv(path, ["point", *names])
-        for point, latent in zip(table["point"], table[names].to_numpy(np.float64), strict=True):
-            chosen = np.sort(rows[nearest_rows(z, latent / unit, count)])
-            yield State(f"trajectory_{path.stem}_{point}", torch.from_numpy(chosen), torch.from_numpy(latent))
-
-
-def read_states(folder: Path, store: ImageStore, options: Options) -> list[State]:
-    """All maps to make of an analysis; says so where a map has too few particles."""
-    path = folder / "heterogeneity" / "latent.csv"
-    latents = read_csv(path, ["particle", "z1"])
-    unit = axis_units(latents, path, options.scale)
-    z = latents[latent_columns(latents)].to_numpy(np.float64) / unit
-    rows = store_rows(path, latents, store)
-    count = min(options.nearest, max(2, int(options.share * len(rows))))
-    states = [*cluster_states(folder, latents, z, store), *trajectory_states(folder, rows, z, unit, count)]
-    for state in states:
-        if len(state.rows) < FEW:
-            say(f"warning: {state.name} has only {len(state.rows)} particle(s): its map says next to nothing")
-    return states
+def reason_to_skip(state: State, store: Source, options: Options) -> str | None:
+    """Why a state gets no map."""
+    count = len(state.rows)
+    if count == 0:
+        return "none of its particles is in this split"
+    if count < options.least:
+        return f"{count} particle{'s' * (count > 1)}, fewer than volumes.least, {options.least}"
+    if len(torch.unique(store.half[state.rows])) < 2:
+        return f"all of its {count} particles belong to one half-map: nothing tells signal from noise"
+    return None
 
 
 def passes(states: list[State], box: int, options: Options) -> Iterator[list[State]]:
@@ -146,37 +143,96 @@ def passes(states: list[State], box: int, options: Options) -> Iterator[list[Sta
         yield states[start : start + size]
 
 
-def sum_states(store: ImageStore, states: list[State], padding: int) -> Sums:
+# ---- Maps
+
+
+def sum_states(source: Source, states: list[State], padding: int) -> Sums:
     """Both halves of every state in one pass over the images: volumes 2 s and 2 s + 1 of state s."""
-    pairs = [halves(store, state.rows) + torch.tensor([0, 2 * index]) for index, state in enumerate(states)]
-    return sum_slices(store, torch.cat(pairs), 2 * len(states), padding)
+    pairs = [halves(source, state.rows) + torch.tensor([0, 2 * index]) for index, state in enumerate(states)]
+    counts = [torch.ones(len(state.rows)) if state.count is None else state.count for state in states]
+    return sum_slices(source, torch.cat(pairs), 2 * len(states), padding, torch.cat(counts))
 
 
-def reconstructed(
-    sums: Sums, state: int, mask: Float[Tensor, "z y x"], pixel_size: float
-) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """half1, half2 and the Wiener-weighted map of one state, and its fsc.csv."""
-    half1, half2 = divide(sums, 2 * state), divide(sums, 2 * state + 1)
-    table = half_map_table(half1, half2, mask, pixel_size)
-    snr = wiener_snr(torch.tensor(table["fsc_corrected"].to_numpy()))
-    both = divide(sums.merged([2 * state, 2 * state + 1]), snr=snr)
-    return {"map": both, "half1": half1, "half2": half2}, table
+def finish(folder: Path, maps: Maps, table: pd.DataFrame, frame: Map, options: Options) -> dict[str, Any]:
+    """Sharpen and write the maps of a state; its resolutions, and what was done."""
+    maps, done = sharpened(maps, table, frame, options.sharpen, options.b_factor)
+    write_maps(folder, maps, table, frame)
+    limits = {"resolution": curve_resolution(table), "resolution_unmasked": curve_resolution(table, "fsc")}
+    if options.sharpen == "b_factor" and "sharpened" not in maps:
+        say(f"{folder.name}: ends at {limits['resolution']:.1f} Å: too few rings beyond 10 Å for a B-factor; give one")
+    return limits | done
 
 
-def decoded(model: DeformableMixture, latent: Float[Tensor, " latent"], frame: Map) -> Float[Tensor, "z y x"]:
-    """The map of the mixture that the model decodes from a latent vector, as its projections are: up to Nyquist."""
-    with torch.no_grad():
-        mixture = model.decode(latent[None].float())
-    single = Mixture(mixture.center[0], mixture.amplitude[0], mixture.width[0])
-    return band_limited_map(single, frame.box, frame.pixel_size)
+def counted(state: State, source: Source) -> dict[str, Any]:
+    """How many particles a state has."""
+    first, second = (int((source.half[state.rows] == half).sum()) for half in (0, 1))
+    counts = {"particles": len(state.rows), "effective": state.effective, "half1": first, "half2": second}
+    return {"name": state.name} | counts
 
 
-def remove_stale(out: Path, states: list[State]) -> None:
+def make_states(
+    source: Source, states: list[State], model: DeformableMixture, frame: Map, out: Path, options: Options
+) -> list[dict[str, Any]]:
+    """Write the maps of all states; what report.json says of each."""
+    facts = []
+    for group in passes(states, source.box, options):
+        sums = sum_states(source, group, options.padding)
+        for index, state in enumerate(group):
+            own = replace(sums, cells=sums.cells[2 * index : 2 * index + 2])
+            maps, table = reconstructed(own, frame, options.symmetry)
+            maps["decoded"] = decoded(model, state.latent, frame)
+            facts.append(counted(state, source) | finish(out / state.name, maps, table, frame, options))
+            say(f"{state.name}: {len(state.rows)} particles, {facts[-1]['resolution']:.1f} Å at FSC 0.143 in the mask")
+    return facts
+
+
+def write_subset(folder: Path, state: State, refinement: Refinement, store: ImageStore) -> None:
+    """The state's particles for other programs; where they count unlike, how much each does."""
+    refinement.rows(state.subset).write(folder)
+    path = folder / "weights.csv"
+    path.unlink(missing_ok=True)
+    if state.count is not None:
+        columns = {"particle": store.particles.particle[state.rows].numpy(), "weight": state.count.numpy()}
+        write_csv(path, pd.DataFrame(columns))
+
+
+# ---- Motion
+
+
+def moving_networks(store: ImageStore, analysis: Path, even: Path | None, odd: Path | None) -> list[Network]:
+    """The analysis' network for all particles; or those of the halves, each for its own, where they are given."""
+    folders = [folder for folder in (even, odd) if folder is not None]
+    if len(folders) == 1:
+        raise InputError(f"{folders[0]}: the network of one half alone; give even and odd, or neither")
+    return [read_network(folder / "heterogeneity", store) for folder in folders or [analysis]]
+
+
+def make_motion(
+    source: Source, networks: list[Network], frame: Map, consensus: Path, out: Path, options: Options
+) -> dict[str, Any]:
+    """Write the motion-corrected map; what report.json says of it."""
+    limit = curve_resolution(read_csv(consensus / "fsc.csv", ["frequency", "fsc_masked"]))
+    corrected = motion_corrected(source, networks, frame, options.bodies, limit, options.padding)
+    maps, table = averaged(corrected.half1, corrected.half2, frame)
+    done = finish(out, maps, table, frame, options)
+    plain = [read_map(consensus / f"half{half}.mrc") for half in (1, 2)]
+    facts = motion_facts(corrected, Map(plain[0].voxels, plain[0].pixel_size), plain[1].voxels, frame) | done
+    for number, body in enumerate(facts["bodies"], start=1):
+        say(
+            f"motion-corrected: body {number} of {len(facts['bodies'])} moves by {body['motion']:.1f} Å: "
+            f"{body['resolution']:.1f} Å in its mask, {body['consensus_resolution']:.1f} Å in the consensus"
+        )
+    return facts
+
+
+# ---- Files
+
+
+def remove_stale(out: Path, states: list[State], options: Options) -> None:
     """Remove what an earlier run left of states that are no more; only files that this stage writes."""
+    names = {state.name for state in states} | ({"motion_corrected"} if options.motion else set())
     for folder in out.glob("*_*"):
-        if re.fullmatch(r"cluster_\d+|trajectory_pc\d+_\d+", folder.name) and folder.name not in {
-            s.name for s in states
-        }:
+        if re.fullmatch(OURS, folder.name) and folder.name not in names:
             for name in FILES:
                 (folder / name).unlink(missing_ok=True)
             if not any(folder.iterdir()):
@@ -200,8 +256,41 @@ def read_inputs(particles: Path, consensus: Path) -> tuple[ImageStore, Refinemen
     return store, refinement, Map(mask.voxels, store.pixel_size, mask.origin)
 
 
-def volumes(*, particles: Path, consensus: Path, analysis: Path, out: Path, options: Options) -> None:
-    """Write a folder for each cluster and trajectory point: map, half1, half2, decoded .mrc, fsc.csv, particles.star.
+def open_source(store: ImageStore, refinement: Refinement, mask: Map, options: Options) -> tuple[Source, Map]:
+    """The images that maps are made of, and the mask on their grid."""
+    if options.box == "working":
+        return store, mask
+    source = open_originals(store, refinement.star)
+    say(f"original images of {source.box} pixels of {source.pixel_size:.4g} Å are read again")
+    return source, on_grid_of(mask, source)
+
+
+def selections(*, particles: Path, out: Path, options: Options) -> None:
+    """Look for the user's selections among the particles, long before their maps are made; write what was found.
+
+    Args:
+        particles: folder of the split's image store, with particles.star.
+        out: table of selection and particle.
+        options: of the stage volumes.
+
+    Raises:
+        InputError: a selection names particles that the input does not have, or cannot be read.
+    """
+    store = open_store(particles)
+    write_selections(out, find_selections(options.selections, store, read_written(particles)), store)
+
+
+def volumes(
+    *,
+    particles: Path,
+    consensus: Path,
+    analysis: Path,
+    out: Path,
+    even: Path | None = None,
+    odd: Path | None = None,
+    options: Options,
+) -> None:
+    """Write a folder for each state: map, unfiltered, half1, half2, decoded .mrc, fsc.csv, particles.star; report.json.
 
     Where the particles came from cryoSPARC or cryoDRGN, particles.cs or indices.pkl has the same subset for these.
 
@@ -210,22 +299,39 @@ def volumes(*, particles: Path, consensus: Path, analysis: Path, out: Path, opti
         consensus: folder of the split's consensus; its mask is where FSC is measured.
         analysis: folder of the analysis with heterogeneity/ and latent/.
         out: folder of the results.
+        even: folder of the same analysis of the even half, whose network moves the first half-map's particles.
+        odd: of the odd half, for the second half-map.
         options: of this stage.
 
     Raises:
         InputError: files that are missing or do not belong together.
     """
     store, refinement, mask = read_inputs(particles, consensus)
+    check_symmetry(store, options.symmetry, "volumes.symmetry")
     model = load_model(analysis / "heterogeneity" / "model.pt")
-    states = read_states(analysis, store, options)
-    remove_stale(out, states)
-    for group in passes(states, store.box, options):
-        sums = sum_states(store, group, options.padding)
-        for index, state in enumerate(group):
-            maps, table = reconstructed(sums, index, mask.voxels, store.pixel_size)
-            maps["decoded"] = decoded(model, state.latent, mask)
-            for name, voxels in maps.items():
-                write_map(out / state.name / f"{name}.mrc", mask.with_voxels(voxels))
-            write_csv(out / state.name / "fsc.csv", table)
-            refinement.rows(state.rows.numpy()).write(out / state.name)
-            say(f"{state.name}: {len(state.rows)} particles, {curve_resolution(table):.1f} Å at FSC 0.143 in the mask")
+    selected = find_selections(options.selections, store, refinement)
+    states = read_states(analysis, store, selected, options)
+    networks = moving_networks(store, analysis, even, odd) if options.motion else []
+    source, frame = open_source(store, refinement, mask, options)
+    remove_stale(out, states, options)
+    write_map(out / "mask.mrc", frame)
+    reasons = {state.name: reason_to_skip(state, store, options) for state in states}
+    skipped = []
+    for state in states:
+        write_subset(out / state.name, state, refinement, store)
+        if reason := reasons[state.name]:
+            say(f"warning: {state.name} gets no map: {reason}")
+            remove_maps(out / state.name)
+            skipped.append({"name": state.name, "particles": len(state.rows), "reason": reason})
+    made = make_states(source, [each for each in states if not reasons[each.name]], model, frame, out, options)
+    corrected = out / "motion_corrected"
+    report = {
+        "box": frame.box,
+        "pixel_size": frame.pixel_size,
+        "symmetry": options.symmetry,
+        "weighting": options.weighting,
+        "states": made,
+        "skipped": skipped,
+        "motion": make_motion(source, networks, frame, consensus, corrected, options) if options.motion else None,
+    }
+    write_json(out / "report.json", report)

@@ -100,16 +100,17 @@ def _cell(kx, ky, rotation):
 
 @compiled
 @no_type_check
-def _insert(cells, values, weights, frequency, rotation, images):
-    """Add images to a volume; all in float32, which takes half of the time of float64."""
+def _insert(cells, values, weights, frequency, rotation, images, counts):
+    """Add images, each as often as it counts, to a volume; all in float32, which takes half of the time of float64."""
     reach, one = cells.shape[0] // 2, np.float32(1)
-    for image in images:
+    for place in range(images.shape[0]):
+        image, count = images[place], counts[place]
         for coefficient in range(frequency.shape[0]):
             left, low, near, fx, fy, fz, sign = _cell(
                 frequency[coefficient, 0], frequency[coefficient, 1], rotation[image]
             )
-            real, imaginary = values[image, coefficient].real, sign * values[image, coefficient].imag
-            weight = weights[image, coefficient]
+            real, imaginary = count * values[image, coefficient].real, count * sign * values[image, coefficient].imag
+            weight = count * weights[image, coefficient]
             for dz in range(2):
                 share_z = fz if dz else one - fz
                 for dy in range(2):
@@ -156,10 +157,12 @@ def insert(
     weights: Float[Tensor, "image y half_x"],
     rotation: Float[Tensor, "image 3 3"],
     pairs: Int[Tensor, "pair 2"],
+    count: Float[Tensor, " pair"] | None = None,
 ) -> None:
     """Add slices to the sums, in place (they may be most of the memory): pair (i, v) adds image i to volume v.
 
-    `data` and `weights` are those of `weighted_slices`. Each volume gets its images in the order of the pairs.
+    `data` and `weights` are those of `weighted_slices`. Each volume gets its images in the order of the pairs. `count`:
+    how often each pair counts, once if None; an image that counts half moves a map as half of such an image would.
     """
     index, frequency = _disc(sums.box)
     once = torch.where(index == 0, 0.5, 1.0)
@@ -167,8 +170,12 @@ def insert(
     squares = (weights.flatten(start_dim=1)[:, index] * once).float()
     arguments = (values, squares, frequency * sums.padding, _checked(rotation))
     arrays = [argument.contiguous().numpy() for argument in arguments]
-    volumes = [(int(volume), pairs[pairs[:, 1] == volume, 0]) for volume in pairs[:, 1].unique()]
-    in_threads(_insert, [(sums.cells[volume].numpy(), *arrays, images.numpy()) for volume, images in volumes])
+    counts = torch.ones(len(pairs)) if count is None else count.float()
+    chosen = [(int(volume), pairs[:, 1] == volume) for volume in pairs[:, 1].unique()]
+    in_threads(
+        _insert,
+        [(sums.cells[volume].numpy(), *arrays, pairs[own, 0].numpy(), counts[own].numpy()) for volume, own in chosen],
+    )
 
 
 def extract(

@@ -83,11 +83,14 @@ def shell_correlation(a: Float[Tensor, "z y x"], b: Float[Tensor, "z y x"]) -> F
     return cross / power.sqrt().clamp(min=1e-300)
 
 
+def shell_means(values: Float[Tensor, "z y half_x"], box: int) -> Float[Tensor, " ring"]:
+    """Mean over each shell of the full transform."""
+    return _sums(values, box, 3) / _sums(torch.ones_like(values), box, 3)
+
+
 def shell_power(voxels: Float[Tensor, "z y x"]) -> Float[Tensor, " ring"]:
     """Mean |F|² of a map in each shell."""
-    box = voxels.shape[-1]
-    power = to_fourier_3d(voxels).abs().square()
-    return _sums(power, box, 3) / _sums(torch.ones_like(power), box, 3)
+    return shell_means(to_fourier_3d(voxels).abs().square(), voxels.shape[-1])
 
 
 def resolution(fsc: Float[Tensor, " ring"], frequency: Float[Tensor, " ring"], threshold: float) -> float:

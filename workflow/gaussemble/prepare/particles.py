@@ -3,8 +3,8 @@
 Writes `particles.star` (the split's rows of the input, all columns; and what else `io.refinement` writes), the image
 store and `report.json`: `star, split, particles` (different images), `rows` (with their copies), `particles_in_file,
 box, pixel_size` (Å, of the stored images), `image_size, image_pixel_size` (of the stacks whose field of view it is),
-`optics_groups, contrast` (sign and evidence), `whitened, precision, storage_error, assumed` (sentences), `left_out`
-(row and reason of each), `inspection` (`prepare.inspection.summarise`).
+`optics_groups, options` (of this stage), `contrast` (sign and evidence), `whitened, precision, storage_error, assumed`
+(sentences), `left_out` (row and reason of each), `inspection` (`prepare.inspection.summarise`).
 
 `halves` says which rows belong together, `grid` how images of several sizes come to one, `pixels` what is done to an
 image, `whitening` by which filter, `contrast` which sign they have, `storing` how they stream into the store.
@@ -166,6 +166,7 @@ def particles(
         "image_size": grid.kinds[grid.reference].size,
         "image_pixel_size": grid.kinds[grid.reference].pixel_size,
         "optics_groups": len(np.unique(metadata.optics_group[rows.row])),
+        "options": options.model_dump(),
         "contrast": {"option": options.contrast, "sign": contrast.sign, "evidence": contrast.evidence},
         "whitened": options.whiten,
         "precision": options.precision,
