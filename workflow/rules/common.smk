@@ -18,13 +18,19 @@ SPLITS = ["full", "even", "odd"]
 # ---- From the config to a stage's files and flags
 
 
+# What a null run, whose particles are simulated, does not make: what is of the user's own particles and original images
+NOT_IN_A_NULL = {
+    "volumes": {"selections": [], "motion": False, "box": "working", "sharpen": "none"}
+}
+
+
 def settings(stage, wildcards):
     """The section of a stage, of this analysis where the stage belongs to one."""
-    return (
-        config[stage]
-        if stage in config
-        else config["analyses"][wildcards.analysis][stage]
-    )
+    if stage in config:
+        return config[stage]
+    null = wildcards.get("dataset", config["dataset"]) != config["dataset"]
+    others = NOT_IN_A_NULL.get(stage, {}) if null else {}
+    return config["analyses"][wildcards.analysis][stage] | others
 
 
 def flags(stage):

@@ -14,7 +14,6 @@ rule selections:
     input:
         table="results/{dataset}/{split}/particles/particles.npz",
         star="results/{dataset}/{split}/particles/particles.star",
-        report="results/{dataset}/{split}/particles/report.json",
         files=given_in_lists("volumes"),
     output:
         "results/{dataset}/{split}/{analysis}/selections.csv",
@@ -43,7 +42,6 @@ rule volumes:
         images="results/{dataset}/{split}/particles/images.npy",
         table="results/{dataset}/{split}/particles/particles.npz",
         star="results/{dataset}/{split}/particles/particles.star",
-        report="results/{dataset}/{split}/particles/report.json",
         mask="results/{dataset}/{split}/consensus/mask.mrc",
         fsc="results/{dataset}/{split}/consensus/fsc.csv",
         model="results/{dataset}/{split}/{analysis}/heterogeneity/model.pt",
