@@ -240,7 +240,7 @@ def span_text(values: list[float]) -> str:
 def scores_of(result: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a run that are compared with null runs: the keys of `SCORES`."""
     clusters, motions, latents = result["clusters"], result["motions"], result["latents"]
-    good = [sum(each["verdict"] == REPRODUCED for each in part) for part in (clusters, motions)]
+    good = [float(sum(each["verdict"] == REPRODUCED for each in part)) for part in (clusters, motions)]
     return {
         "classes_reproduced": good[0],
         "difference_correlation": largest(clusters, "difference_correlation"),
