@@ -2,6 +2,7 @@
 
 import gc
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,12 +71,55 @@ def test_a_full_disk_is_one_line(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(InputError, match=rf"^{folder}: no room for 0\.0004 GB of temporary data; set .* TMPDIR"):
+    monkeypatch.chdir(folder)
+    with pytest.raises(
+        InputError, match=rf"^0\.0004 GB of temporary data .*{folder}: no room\).* TMPDIR .* resolution$"
+    ):
         make_table(10**5, (), np.float32)
     assert not list(folder.iterdir())
 
 
-def test_a_folder_that_is_not_there_is_one_line(folder, monkeypatch):
-    monkeypatch.setattr(scratch.tempfile, "tempdir", str(folder / "none"))
-    with pytest.raises(InputError, match=r"no temporary file can be made there .* set TMPDIR"):
-        make_table(10, (), np.float32)
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A node's own disk, its TMPDIR and the working directory."""
+    for name in ("own", "temporary", "working"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "own"))
+    monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path / "working")
+    return tmp_path
+
+
+def lies_in(table: scratch.Table) -> str:
+    """The folder of a table's file."""
+    return Path(f"/proc/self/fd/{table.handle}").readlink().parent.name
+
+
+def test_tables_lie_on_the_nodes_own_disk(places):
+    assert lies_in(make_table(10, (), np.float32)) == "own"
+
+
+def test_the_next_folder_serves_where_one_is_not_there_or_full(places, monkeypatch):
+    (places / "own").rmdir()
+    assert lies_in(make_table(10, (), np.float32)) == "temporary"
+    plain = scratch.reserve
+
+    def no_room_here(path: Path) -> None:
+        if path.parent.name == "temporary":
+            raise InputError("no room")
+        plain(path)
+
+    monkeypatch.setattr(scratch, "reserve", no_room_here)
+    assert lies_in(make_table(10, (), np.float32)) == "working"
+    assert not list((places / "temporary").iterdir())
+
+
+def test_a_folder_in_memory_comes_last(places, monkeypatch):
+    monkeypatch.setattr(scratch, "in_memory", lambda folder: folder.name in ("own", "temporary"))
+    assert [folder.name for folder in scratch.folders()] == ["working", "own", "temporary"]
+
+
+def test_file_systems_in_memory_are_known():
+    assert not scratch.in_memory(Path("/proc"))
+    if "/dev/shm tmpfs" in Path("/proc/mounts").read_text():
+        assert scratch.in_memory(Path("/dev/shm/some/folder"))

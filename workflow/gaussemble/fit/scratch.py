@@ -2,8 +2,10 @@
 
 Rows are read and written by plain reads and writes, not by a memory map: mapped pages count as the process's memory,
 and on a cold disk each would be a small read of its own. The system keeps in its cache what memory is to spare for. The
-file has no name once it is open, so the system removes it however the process ends. Where it lies: the environment
-variable TMPDIR, as tempfile says.
+file has no name once it is open, so the system removes it however the process ends.
+
+Where it lies: on the node's own disk, which a queue names in SLURM_TMPDIR or TMPDIR; where that is no disk but memory,
+or has no room, in the working directory.
 """
 
 import itertools
@@ -116,21 +118,48 @@ def make_table(count: int, shape: tuple[int, ...], dtype: type) -> Table:
 
 
 def _make_file(size: int) -> str:
-    """The path of a new file of zeros whose room on the disk is taken."""
-    folder = tempfile.gettempdir()
+    """The path of a new file of zeros whose room on the disk is taken, in the first folder that will do."""
+    refused: list[str] = []
+    for folder in folders():
+        try:
+            return _reserved(folder, size)
+        except OSError as error:
+            refused.append(f"{folder}: {error.strerror}")
+        except InputError:
+            refused.append(f"{folder}: no room")
+    raise InputError(
+        f"{size / 1e9:.2g} GB of temporary data have no place ({'; '.join(refused)}); set the environment variable "
+        "TMPDIR to a folder on a disk with more room, or choose a coarser resolution"
+    )
+
+
+def _reserved(folder: Path, size: int) -> str:
+    """The path of such a file in one folder; leaves none where there is no room."""
+    handle, name = tempfile.mkstemp(prefix="gaussemble-", dir=folder)
     try:
-        handle, name = tempfile.mkstemp(prefix="gaussemble-")
         os.truncate(handle, size)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(f"{folder}: no temporary file can be made there ({error.strerror}); set TMPDIR") from error
-    try:
         if size:
             reserve(Path(name))
-    except InputError as error:
+    except (OSError, InputError):
         Path(name).unlink()
-        raise InputError(
-            f"{folder}: no room for {size / 1e9:.2g} GB of temporary data; set the environment variable TMPDIR to a "
-            "folder with more, or choose a coarser resolution"
-        ) from error
+        raise
+    finally:
+        os.close(handle)
     return name
+
+
+def folders() -> list[Path]:
+    """Where temporary files may lie, the best first; folders in memory last, for what lies there counts as memory."""
+    named = [os.environ.get("SLURM_TMPDIR"), tempfile.gettempdir(), "."]
+    found = list(dict.fromkeys(Path(each).absolute() for each in named if each))
+    return sorted(found, key=in_memory)
+
+
+def in_memory(folder: Path) -> bool:
+    """Whether a folder is of a file system in memory."""
+    mounts = Path("/proc/mounts")
+    if not mounts.exists():
+        return False
+    kinds = {place: kind for _, place, kind, *_ in map(str.split, mounts.read_text().splitlines())}
+    place = next((each for each in (folder, *folder.parents) if str(each) in kinds), None)
+    return place is not None and kinds[str(place)] in ("tmpfs", "ramfs")
