@@ -21,9 +21,11 @@ NEEDS = {
     "seeds": Need(450, 75, 0, 5, 1, 0, 0),
     "neutral": Need(700, 100, 0, 10, 2, 0, 0),
     "heterogeneity": Need(800, 40, 3000, 20, 0, 0, 0),
+    "crossing": Need(800, 40, 3000, 20, 0, 0, 0),
     "latent": Need(500, 0, 6000, 15, 0, 1500, 0),
     "volumes": Need(900, 430, 500, 10, 0, 100, 100),
     "models": Need(600, 40, 0, 10, 0, 0, 0),
+    "null": Need(700, 100, 500, 10, 0, 500, 100),
     "agreement": Need(600, 100, 500, 10, 0, 0, 0),
     "truth": Need(900, 100, 500, 10, 5, 500, 500),
 }
@@ -42,7 +44,7 @@ def megabytes(stage, size, gpus=0, memory=4.0):
         found += min(1000 * memory, 2 * HALF_MAP * size.box**3 * size.maps / 1e6)
     if stage == "neutral":
         found += 0.1 * size.gaussians
-    if stage == "heterogeneity":
+    if stage in ("heterogeneity", "crossing"):
         found = max(1, gpus) * (found + 0.3 * size.gaussians)
     return math.ceil((OVERHEAD + GPU * gpus + SPARE_MEMORY * found) / 100) * 100
 
@@ -54,8 +56,9 @@ def minutes(stage, size, processes=1):
     found += need.per_pixel * images / 1e9
     if stage == "neutral":
         found += 0.05 * size.gaussians
-    if stage == "heterogeneity":
-        found += size.particles * (size.epochs + 6) * milliseconds(size) / 1e3 / max(1, processes)
+    if stage in ("heterogeneity", "crossing"):  # what comes before and after training takes as long as six epochs
+        epochs = 6 + (size.epochs if stage == "heterogeneity" else 0)
+        found += size.particles * epochs * milliseconds(size) / 1e3 / max(1, processes)
     if stage in ("volumes", "agreement", "models"):
         found += size.maps * (0.5 + 3e-6 * size.box**3)
     return max(SHORTEST, math.ceil(SPARE_TIME * found / 60))

@@ -30,9 +30,9 @@ rule crossing:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        gpu=1,
-        mem_mb=16000,
-        runtime=480,
+        gpu=GPU,
+        mem_mb=memory("crossing", GPU),
+        runtime=time("crossing", GPU),
     params:
         options=flags("heterogeneity"),
         code=digest("gaussemble.analysis.crossing"),

@@ -31,8 +31,8 @@ rule null:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=memory("null"),
+        runtime=time("null"),
     params:
         code=digest("gaussemble.analysis.null"),
     shell:

@@ -20,7 +20,7 @@ def site(key, otherwise):
 
 
 TRAINING_GPUS = site("training_gpus", 1)  # of the stage heterogeneity
-GPU = min(1, TRAINING_GPUS)  # of the stage neutral
+GPU = min(1, TRAINING_GPUS)  # of other stages that use one
 
 
 @functools.cache
@@ -37,10 +37,11 @@ def measured():
 def size(wildcards):
     """What the costs depend on, of this job: its split's particles, and its analysis."""
     count, box = measured()
+    split = wildcards.get("split") or wildcards.get("half") or "full"
     stages = config["analyses"].get(wildcards.get("analysis"), {})
     vary, latent = stages.get("heterogeneity"), stages.get("latent")
     return COSTS["Size"](
-        particles=count if wildcards.get("split", "full") == "full" else count // 2 + 1,
+        particles=count if split == "full" else count // 2 + 1,
         box=box,
         gaussians=config["seeds"]["count"] or config["neutral"]["most"],
         epochs=(
