@@ -65,12 +65,30 @@ def demo_jobs(tmp_path_factory) -> list[dict[str, str]]:
     return planned(DEMO, tmp_path_factory.mktemp("elsewhere"))
 
 
+def is_of_null(job: dict[str, str]) -> bool:
+    """Whether a job belongs to a null run, which is a data set of its own."""
+    return "dataset=demo/null" in job.get("wildcards", "")
+
+
 def test_every_stage_runs_once_for_each_split(demo_jobs):
-    count = Counter(job["rule"] for job in demo_jobs)
+    count = Counter(job["rule"] for job in demo_jobs if not is_of_null(job))
     assert {rule: count[rule] for rule in SPLIT_RULES} == dict.fromkeys(SPLIT_RULES, 3)
-    assert {rule: count[rule] for rule in ["simulate", "models", "agreement", "truth", "report", "provenance"]} == {
-        "simulate": 1, "models": 1, "agreement": 1, "truth": 1, "report": 1, "provenance": 1,
-    }  # fmt: skip
+    once = ["simulate", "models", "agreement", "truth", "report", "provenance"]
+    assert {rule: count[rule] for rule in once} == dict.fromkeys(once, 1)
+
+
+def test_a_null_run_takes_the_way_of_both_halves(demo_jobs):
+    count = Counter(job["rule"] for job in demo_jobs if is_of_null(job))
+    assert count == dict.fromkeys([*SPLIT_RULES[1:], "crossing"], 2) | {"agreement": 1}
+    (verdict,) = [job for job in demo_jobs if job["rule"] == "agreement" and not is_of_null(job)]
+    assert "results/demo/null1/agreement/domains/verdict.json" in files(verdict, "input")
+
+
+def test_null_runs_are_as_many_as_the_analysis_says(tmp_path):
+    for runs in (0, 2):
+        config = changed(DEMO, analyses={"domains": {"agreement": {"null": runs}}})
+        jobs = planned(config, tmp_path, "results/demo/agreement/domains/verdict.json")
+        assert Counter(job["rule"] for job in jobs)["null"] == 2 * runs
 
 
 def test_halves_share_nothing_but_the_input(demo_jobs):
@@ -79,6 +97,13 @@ def test_halves_share_nothing_but_the_input(demo_jobs):
             if f"split={half}" in job.get("wildcards", ""):
                 shared = [name for name in files(job, "input") if any(f"/{other}/" in name for other in others)]
                 assert not shared, f"{job['rule']} of {half} reads {shared}"
+
+
+def test_what_crosses_between_the_halves_comes_back_to_none(demo_jobs):
+    reads = {job["rule"] for job in demo_jobs if any("/crossed/" in name for name in files(job, "input"))}
+    assert reads == {"agreement"}
+    met = {job["rule"] for job in demo_jobs if any("/agreement/" in name for name in files(job, "input"))}
+    assert met <= {"agreement", "truth", "figure", "report"}
 
 
 def test_every_rule_says_what_it_needs_and_keeps_a_log_and_a_benchmark(demo_jobs):

@@ -173,10 +173,15 @@ def write_stability(out: Path, shared: Shared, nulls: list[Path]) -> dict[str, A
         Seen(own[rows], other[rows])
         for rows, own, other in ((shared.half, shared.even, shared.odd), (~shared.half, shared.odd, shared.even))
     ]
-    table = stability_table(*seen)
-    write_csv(out / "stability.csv", table)
+    table, null = stability_table(*seen), None
     path = nulls[0].parent / "stability.csv" if nulls else None
-    null = read_csv(path, ["clusters", "rand_index"]) if path and path.is_file() else None
+    if path and path.is_file():
+        scores = ["rand_index", "prediction_strength"]
+        null = read_csv(path, ["clusters", "rand_index_error", *scores])
+        beside = null[["clusters", *scores]].rename(columns={name: f"null_{name}" for name in scores})
+        write_csv(out / "stability.csv", table.merge(beside, on="clusters", how="left"))
+    else:
+        write_csv(out / "stability.csv", table)
     return {"number": reproduced(table, null), "sentence": sentence(table, null)}
 
 
