@@ -155,3 +155,16 @@ def test_what_snakedeploy_writes_runs_from_a_hosted_repository(tmp_path, reposit
     (model,) = [entry["path"] for entry in record["inputs"]]
     assert Path(model).is_relative_to(tmp_path / "cache"), "the code and files are those of the tag, not of a checkout"
     assert Path(model).is_file()
+
+
+def test_what_the_workflow_catalog_asks_for():
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert set(usage) <= {"mandatory-flags", "software-stack-deployment", "report"}
+    assert usage["software-stack-deployment"] == {"conda": True, "apptainer": False, "apptainer+conda": False}
+    for name in ("README.md", "config/README.md", "config/config.yaml", "workflow/Snakefile"):
+        assert (ROOT / name).is_file(), name
+    words = (ROOT / "README.md").read_text().lower()
+    assert "snakemake" in words
+    assert "workflow" in words
+    included = (ROOT / "Snakefile").read_text().split('include: "')[1:]
+    assert all(line.split('"')[0].endswith(".smk") for line in included)
