@@ -98,6 +98,16 @@ def where_asked(stage, key, path):
     return file
 
 
+def of_choice(stage, key, value, *texts):
+    """A function for input or params: files or flags that one choice of an option needs, wildcards filled in."""
+
+    def filled(wildcards):
+        chosen = settings(stage, wildcards)[key] == value
+        return [text.format(**wildcards) for text in texts] if chosen else []
+
+    return filled
+
+
 def networks_of_halves(wildcards):
     """For input: what moves each half-map's particles where their motion is taken back, unseen by the other half's."""
     if wildcards.split != "full" or not settings("volumes", wildcards)["motion"]:
@@ -300,6 +310,8 @@ shell.executable("bash")
 shell.prefix(
     f"{shell._process_prefix or 'set -euo pipefail;'} "
     f"export PYTHONPATH={shlex.quote(str(ROOT / 'workflow'))}; "
+    # A queue sends SIGTERM to all processes of a job: the stage ends by itself, and bash and tee stay until it has
+    'trap : TERM; tee() (trap "" TERM INT; exec tee "$@"); '
 )
 
 

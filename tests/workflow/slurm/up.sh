@@ -3,7 +3,8 @@
 #
 # Everything stands in FOLDER and runs as the user who calls: nothing in /etc, no systemd, no cgroups, no accounting. The
 # node claims the cores and the memory that are asked for, whatever the machine has, and three GPUs of the type "pretend",
-# so that jobs are scheduled as on a large node. Prints the value of SLURM_CONF with which sbatch and the others find it.
+# so that jobs are scheduled as on a large node. sbatch and the others find it with SLURM_CONF=FOLDER/slurm.conf and
+# FOLDER/bin first in PATH: Snakemake's plugin takes SLURM_CONF from the environment of srun, which has it back there.
 set -euo pipefail
 folder=$(realpath "$1") cpus=$2 megabytes=$3
 node=$(hostname -s)
@@ -13,7 +14,7 @@ for program in munged munge slurmctld slurmd sbatch; do
   command -v "$program" >/dev/null || { echo "$program is not installed (Debian: munge slurmctld slurmd slurm-client)"; exit 1; }
 done
 
-mkdir -p "$folder"/{state,spool,munge,log}
+mkdir -p "$folder"/{bin,log,munge,spool,state}
 chmod 755 "$folder" "$folder/munge"
 head -c 128 /dev/urandom >"$folder/munge/key"
 chmod 600 "$folder/munge/key"
@@ -67,6 +68,8 @@ for device in null zero full; do
 done >"$folder/gres.conf"
 echo "CgroupAutomount=no" >"$folder/cgroup.conf"
 export SLURM_CONF=$folder/slurm.conf
+printf '#!/bin/sh\nSLURM_CONF="%s" exec %s "$@"\n' "$SLURM_CONF" "$(command -v srun)" >"$folder/bin/srun"
+chmod +x "$folder/bin/srun"
 
 within() { # SECONDS COMMAND...: until it succeeds
   local tries=$(($1 * 10))
@@ -85,4 +88,3 @@ slurmctld -c 2>>"$folder/log/start"
 within 20 scontrol ping
 slurmd -N "$node" 2>>"$folder/log/start"
 within 20 bash -c '[[ $(sinfo --noheader --partition batch --format %T) =~ ^(idle|mixed|allocated)$ ]]'
-echo "$SLURM_CONF"
