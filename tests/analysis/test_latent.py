@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import adjusted_rand_score
 
-from gaussemble.analysis.latent import Options, find_clusters, latent, principal_axes, trajectory, umap_picture
+from gaussemble.analysis.latent import Options, latent, principal_axes, trajectory
+from gaussemble.analysis.picture import umap_picture
 from gaussemble.errors import InputError
 from gaussemble.io.posteriors import Posteriors, write_posteriors
 
@@ -75,16 +75,6 @@ def test_without_scaling_a_stretched_noise_axis_would_lead(tmp_path):
     folder = run(tmp_path, table_of(z * stretch, stretch), scale="none")
     embedding = pd.read_csv(folder / "embedding.csv")
     assert abs(np.corrcoef(embedding["pc1"], embedding["z3"])[0, 1]) > 0.99
-
-
-@pytest.mark.parametrize("method", ["kmeans", "gaussian_mixture"])
-def test_known_clusters_are_recovered_and_numbered_along_pc1(method):
-    z, state = blobs(size=400)
-    pc = principal_axes(z, np.ones(3)).coordinates(z)
-    cluster = find_clusters(pc, 4, method)
-    assert adjusted_rand_score(state, cluster) > 0.98  # 6 sd apart: 0.1 % lie beyond the border
-    means = [pc[cluster == k, 0].mean() for k in (1, 2, 3, 4)]
-    assert means == sorted(means)
 
 
 def test_trajectory_ends_at_percentiles_and_goes_through_z(tmp_path):
@@ -156,6 +146,9 @@ def test_trajectories_of_an_earlier_run_do_not_stay(tmp_path):
         (lambda t: t.assign(sd2=0.0), {"scale": "uncertainty"}, "positive"),
         (lambda t: t.drop(columns="sd3"), {"scale": "uncertainty"}, "sd3"),
         (lambda t: t.drop(columns="particle"), {}, "particle"),
+        (lambda t: t, {"clusters": None}, "no posteriors were given"),
+        (lambda t: t, {"method": "decoded"}, "give --particles and --consensus and --model"),
+        (lambda t: t, {"method": "hdbscan", "smallest": 150}, "hdbscan finds no cluster; lower the option smallest"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, spoil, options, message):
@@ -199,6 +192,17 @@ def test_what_varies_is_told_from_chance(tmp_path):
         assert found["varies"] == varies
         assert (found["variation"]["mean"] > 3 * found["variation"]["error"]) == varies
         assert found["kept_from_training"]
+        numbers = pd.read_csv(tmp_path / "numbers.csv").set_index("clusters")
+        assert numbers["bic"].idxmin() == (2 if varies else 1)
+
+
+def test_the_number_of_clusters_is_found_where_none_is_given(tmp_path):
+    table, posteriors, _ = seen_badly()
+    write_posteriors(tmp_path / "posterior.npz", posteriors)
+    table.assign(held_out=table["held_out"].astype(int)).to_csv(tmp_path / "latent.csv", index=False)
+    paths = {"latent": tmp_path / "latent.csv", "posteriors": tmp_path / "posterior.npz"}
+    latent(**paths, out=tmp_path, options=Options(clusters=None, **QUICK))
+    assert sorted(pd.read_csv(tmp_path / "clusters.csv")["cluster"].unique()) == [1, 2]
 
 
 def test_posteriors_must_be_those_of_the_particles(tmp_path):

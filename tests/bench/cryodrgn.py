@@ -26,7 +26,7 @@ from sklearn.mixture import GaussianMixture
 from torch import stack
 
 from gaussemble.analysis import recovery
-from gaussemble.analysis.latent import find_clusters
+from gaussemble.analysis.clustering import find_clusters
 from gaussemble.io.cryodrgn import read_pickle
 from gaussemble.io.mrc import read_map
 from gaussemble.quantities import Mixture
@@ -65,7 +65,7 @@ def scores(program: Path, simulation: Simulation, out: Path, epoch: int) -> dict
     if ensemble.label is not None:
         label = ensemble.label[state]
         classes = len(np.unique(label))
-        found["ari_kmeans"] = recovery.rand_index(label, find_clusters(latent, classes))
+        found["ari_kmeans"] = recovery.rand_index(label, find_clusters(latent, classes).number)
         mixture = GaussianMixture(classes, n_init=3, random_state=0).fit_predict(latent)
         found["ari_mixture"] = recovery.rand_index(label, mixture)
     return found | {"auc": decoded_area(program, simulation, out, epoch, latent)}

@@ -83,6 +83,12 @@ class Heterogeneity(heterogeneity.Options):
 class Latent(latent.Options):
     """Axes, clusters and trajectories of the latent vectors."""
 
+    labels: Path | None = Field(
+        default=None,
+        description="Table (CSV) of particle (row of the input, from 0) and cluster (from 1; 0: none): your own "
+        "clusters, in the place of any method's; one file for all splits.",
+    )
+
 
 class Volumes(volumes.Options):
     """Reconstructions of the clusters, of the trajectories' points and of your own selections."""

@@ -138,7 +138,7 @@ def fit_normal(seen: Likelihoods) -> Normal:
     width = len(seen) * (1 / values[told]).mean() if told.any() else 1.0
     found, before = Normal(best_point(seen), width * np.eye(len(values))), -np.inf
     for _ in range(ITERATIONS):
-        now, mean, covariance = _posteriors(seen, found)
+        now, mean, covariance = posteriors_under(seen, found)
         if now.mean() - before < SETTLED:
             break
         before, center = float(now.mean()), mean.mean(0)
@@ -150,10 +150,10 @@ def fit_normal(seen: Likelihoods) -> Normal:
 
 def log_evidence(seen: Likelihoods, population: Normal) -> Float64[np.ndarray, " particle"]:
     """Log evidence of each particle, relative to one that is known to stand at latent 0."""
-    return _posteriors(seen, population)[0]
+    return posteriors_under(seen, population)[0]
 
 
-def _posteriors(
+def posteriors_under(
     seen: Likelihoods, population: Normal
 ) -> tuple[
     Float64[np.ndarray, " particle"],

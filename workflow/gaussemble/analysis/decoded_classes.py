@@ -10,12 +10,15 @@ it is. It costs about as much as K passes of scoring; start it from k-means. On 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from gaussemble.fit.band import Band, Batch
 from gaussemble.fit.losses import likelihood
+from gaussemble.model.heterogeneity import DeformableMixture
+from gaussemble.progress import progress, say
 from gaussemble.quantities import Mixture
 
 Decode = Callable[[Tensor], Mixture]
@@ -60,7 +63,7 @@ def fit_classes(
     batches = [rows for order in orders for rows in torch.tensor_split(order, max(1, round(len(order) / BATCH)))]
     optimizer = torch.optim.Adam([latent, logit], RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / len(batches))
-    for rows in batches:
+    for rows in progress(batches, "decoded classes"):
         losses = class_losses(band.batch(rows, device), decode(latent))
         objective = -(torch.log_softmax(logit, 0) - losses).logsumexp(1).mean()
         optimizer.zero_grad()
@@ -68,6 +71,21 @@ def fit_classes(
         optimizer.step()
         schedule.step()
     return DecodedClasses(latent.detach().cpu(), torch.softmax(logit.detach(), 0).cpu())
+
+
+def class_probabilities(
+    model: DeformableMixture,
+    band: Band,
+    start: Float[np.ndarray, "component latent"],
+    passes: int = 1,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Float[np.ndarray, "particle component"]:
+    """Probabilities of the classes that a model's structures form, from `start`; see `fit_classes`."""
+    model = model.to(device).requires_grad_(False)
+    classes = fit_classes(model.decode, band, torch.from_numpy(start), passes, seed, device)
+    say("latent: shares of the decoded classes " + ", ".join(f"{share:.1%}" for share in classes.share.tolist()))
+    return memberships(model.decode, band, classes, device).double().numpy()
 
 
 def class_losses(batch: Batch, structures: Mixture) -> Float[Tensor, "image component"]:

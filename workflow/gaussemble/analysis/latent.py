@@ -5,35 +5,33 @@ apart, as in noise-adjusted components (Lee et al., IEEE TGRS 28, 295 (1990)); a
 then. On the demo six clusters tell the presence of the optional domain for 99.9 % of the particles with it, for 81 %
 without.
 
-It does not choose the number of clusters. Whether anything varies beyond chance is said by particles that were kept
-from training (`chance`); whether another half of the data finds the same, by `agreement`.
+Whether anything varies beyond chance is said by particles that were kept from training (`chance`), how many clusters
+the latents ask for by `populations`; whether another half of the data finds the same, by `agreement`.
 """
 
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
-from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
 
+from gaussemble.analysis.assignment import ClusterFiles, ClusterOptions, assign, chosen_number, refuse_missing
 from gaussemble.analysis.chance import Likelihoods, likelihoods, plausible, variation
+from gaussemble.analysis.picture import umap_picture
+from gaussemble.analysis.populations import number_table
 from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv, write_csv, write_json
 from gaussemble.io.posteriors import read_posteriors
-from gaussemble.options import StageOptions
 from gaussemble.progress import say
 
-UMAP_PARTICLES = 50_000  # more are placed among a random sample of this many
+MOST = 10  # clusters that are tried for their number
 
 
-class Options(StageOptions):
+class Options(ClusterOptions):
     """Options of the stage `latent`."""
 
     components: int | None = Field(
@@ -42,15 +40,12 @@ class Options(StageOptions):
     points: int = Field(default=5, ge=2, description="Points of a trajectory.")
     lower: float = Field(default=5, ge=0, le=100, description="Percentile of the particles where a trajectory starts.")
     upper: float = Field(default=95, ge=0, le=100, description="Percentile of the particles where a trajectory ends.")
-    method: Literal["kmeans", "gaussian_mixture"] = Field(default="kmeans", description="How clusters are found.")
-    clusters: int = Field(default=4, ge=1, description="Number of clusters; cluster 1 is the lowest on pc1.")
     scale: Literal["uncertainty", "none"] = Field(
         default="uncertainty",
         description="Latent axes are divided by their median posterior standard deviation first, or left as they are.",
     )
     umap: bool = Field(default=True, description="Make the UMAP picture.")
     neighbors: int = Field(default=15, ge=2, description="Neighbours of a particle in the UMAP picture.")
-    seed: int = Field(default=0, ge=0, description="Seed of clusters and UMAP.")
 
 
 @dataclass(frozen=True)
@@ -80,27 +75,6 @@ def principal_axes(z: Float[np.ndarray, "particle latent"], unit: Float[np.ndarr
     return PrincipalAxes(unit, np.asarray(pca.mean_), direction * np.sign(largest), explained)
 
 
-def find_clusters(
-    pc: Float[np.ndarray, "particle component"], clusters: int, method: str = "kmeans", seed: int = 0
-) -> Int[np.ndarray, " particle"]:
-    """Cluster of each particle, numbered from 1 in the order of their mean on pc1.
-
-    The order along pc1 is steadier than that by size, and neighbours in number are neighbours in shape. Some numbers
-    are absent where there are fewer distinct clusters.
-    """
-    if method == "kmeans":
-        with warnings.catch_warnings():  # fewer distinct points than clusters: the caller looks at the labels
-            warnings.filterwarnings("ignore", message="Number of distinct clusters")
-            labels = KMeans(clusters, n_init=10, random_state=seed).fit_predict(pc)  # pyright: ignore[reportArgumentType]
-    else:
-        labels = GaussianMixture(clusters, n_init=3, random_state=seed).fit_predict(pc)
-    found = np.unique(labels)
-    order = found[np.argsort([pc[labels == label, 0].mean() for label in found])]
-    number = np.zeros(clusters, dtype=np.int64)
-    number[order] = np.arange(1, len(order) + 1)
-    return number[labels]
-
-
 def trajectory(
     axes: PrincipalAxes, pc: Float[np.ndarray, "particle component"], component: int, at: Float[np.ndarray, " point"]
 ) -> tuple[Float[np.ndarray, " point"], Float[np.ndarray, "point latent"]]:
@@ -112,38 +86,6 @@ def trajectory(
     points = np.zeros((len(at), pc.shape[1]))
     points[:, component] = np.percentile(pc[:, component], at)
     return points[:, component], axes.latents(points)
-
-
-def umap_picture(
-    pc: Float[np.ndarray, "particle component"], neighbors: int = 15, seed: int = 0, fitted: int = UMAP_PARTICLES
-) -> Float[np.ndarray, "particle 2"]:
-    """UMAP (McInnes et al. 2018) in two dimensions; a picture, in which distances and densities mean little.
-
-    Neighbours are exact (a k-d tree is quick in a few dimensions). Beyond `fitted` particles a random sample is
-    embedded and the others stand at the mean of their five nearest there, weighted by inverse distance.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImportWarning)  # it would like tensorflow, for what is not used here
-        from umap import UMAP
-    rows = np.arange(len(pc))
-    if len(pc) > fitted:
-        rows = np.sort(np.random.default_rng(seed).choice(len(pc), fitted, replace=False))
-    sample = pc[rows]
-    neighbors = min(neighbors, len(sample) - 1)
-    distance, index = NearestNeighbors(n_neighbors=neighbors).fit(sample).kneighbors(sample)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="precomputed_knn")  # no search index: nothing is transformed later
-        picture = UMAP(
-            n_neighbors=neighbors,
-            precomputed_knn=(index, distance.astype(np.float32)),
-            init="pca",
-            n_epochs=200,
-            random_state=seed,
-            n_jobs=1,
-        ).fit_transform(sample)
-    if len(rows) == len(pc):
-        return np.asarray(picture, dtype=np.float64)
-    return KNeighborsRegressor(n_neighbors=5, weights="distance").fit(sample, picture).predict(pc).astype(np.float64)
 
 
 def latent_columns(table: pd.DataFrame, prefix: str = "z") -> list[str]:
@@ -169,9 +111,10 @@ def _checked(path: Path, options: Options) -> tuple[pd.DataFrame, list[str]]:
         raise InputError(f"option components is {options.components}, but {path} has {len(names)} latent dimension(s)")
     if options.lower >= options.upper:
         raise InputError(f"option lower is {options.lower:g} and must be below upper, which is {options.upper:g}")
-    least = max(options.clusters, len(names) + 1, 3)
+    clusters = options.clusters or 1
+    least = max(clusters, len(names) + 1, 3)
     if len(table) < least:
-        raise InputError(f"{path}: {len(table)} particles; {options.clusters} clusters need {least} or more")
+        raise InputError(f"{path}: {len(table)} particles; {clusters} clusters need {least} or more")
     if np.ptp(table[names].to_numpy(), axis=0).max() == 0:
         raise InputError(f"{path}: all particles have the same latent: the training found no heterogeneity at all")
     return table, names
@@ -227,17 +170,36 @@ def _say_structure(seen: Likelihoods, table: pd.DataFrame, options: Options) -> 
     }
 
 
-def latent(*, latent: Path, out: Path, options: Options, posteriors: Path | None = None) -> None:
+def latent(
+    *,
+    latent: Path,
+    out: Path,
+    options: Options,
+    posteriors: Path | None = None,
+    labels: Path | None = None,
+    report: Path | None = None,
+    particles: Path | None = None,
+    consensus: Path | None = None,
+    model: Path | None = None,
+) -> None:
     """Analyse the latents of one split.
 
-    Writes embedding.csv, clusters.csv and trajectories/pcN.csv into `out`; with posteriors also structure.json.
+    Writes embedding.csv, clusters.csv and trajectories/pcN.csv into `out`; with posteriors also structure.json and
+    numbers.csv.
 
     Args:
         latent: latent.csv of the stage `heterogeneity`.
         out: folder to write.
         options: see `Options`.
-        posteriors: posterior.npz of the same stage, for what chance gives.
+        posteriors: posterior.npz of the same stage, for what chance gives and how many clusters there are.
+        labels: a table (CSV) of particle and cluster: your own clusters in the place of any method's.
+        report: report.json of the stage `particles`, which tells how many particles there are to label.
+        particles: folder of the split's image store, for decoded classes.
+        consensus: folder of the split's consensus, for decoded classes.
+        model: model.pt of the stage `heterogeneity`, for decoded classes.
     """
+    files = ClusterFiles(latent, particles, consensus, model, labels, report)
+    refuse_missing(files, options)
     table, names = _checked(latent, options)
     seen = read_likelihoods(posteriors, table) if posteriors is not None else None
     z = table[names].to_numpy(dtype=np.float64)
@@ -245,19 +207,20 @@ def latent(*, latent: Path, out: Path, options: Options, posteriors: Path | None
     pc = axes.coordinates(z)
     say("latent: " + ", ".join(f"pc{i + 1} {share:.0%}" for i, share in enumerate(axes.explained)) + " of the variance")
 
-    cluster = find_clusters(pc, options.clusters, options.method, options.seed)
-    sizes = np.bincount(cluster, minlength=options.clusters + 1)[1:]
-    if (sizes == 0).any():
-        raise InputError(f"{latent}: only {(sizes > 0).sum()} distinct clusters; lower the option clusters")
-    say(f"latent: clusters of {', '.join(map(str, sizes))} particles")
-    if seen is not None:
-        write_json(out / "structure.json", _say_structure(seen, table, options))
+    structure = _say_structure(seen, table, options) if seen is not None else {"varies": True}
+    numbers = number_table(seen, MOST, options.seed) if seen is not None else None
+    count = chosen_number(numbers, structure["varies"], options)
+    particle = table["particle"].to_numpy()
+    clusters = assign(particle, z, pc, count, files, options)
 
     others = [name for name in [*latent_columns(table, "sd"), "observability"] if name in table]
     components = [f"pc{i + 1}" for i in range(pc.shape[1])]
     embedding = pd.DataFrame(table[["particle", *names, *others]]).assign(**dict(zip(components, pc.T, strict=True)))
     if options.umap and pc.shape[1] > 1:  # one dimension is a picture already
         embedding[["umap1", "umap2"]] = umap_picture(pc, options.neighbors, options.seed)
+    if numbers is not None:
+        write_json(out / "structure.json", structure)
+        write_csv(out / "numbers.csv", numbers)
     write_csv(out / "embedding.csv", embedding)
-    write_csv(out / "clusters.csv", pd.DataFrame({"particle": table["particle"], "cluster": cluster}))
+    write_csv(out / "clusters.csv", clusters.table(particle))
     _write_trajectories(out / "trajectories", axes, pc, options)

@@ -50,7 +50,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "neutral_mixture": (
         "The Gaussians",
-        "The centres of the Gaussians that stand for the molecule, over two projections of the consensus map.",
+        "The centres of the Gaussians that stand for the molecule, over two projections of the consensus map; "
+        "dark rings: negative ones, which draw what lies below zero.",
     ),
     "training_history": (
         "Training",
@@ -65,6 +66,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "latent_umap": (
         "UMAP picture",
         "A two-dimensional picture of all latent axes that keeps neighbours together; its distances mean little.",
+    ),
+    "cluster_number": (
+        "How many clusters",
+        "Left, what the latents of all particles ask for; right, how alike the networks of the two halves divide the "
+        "same particles, 1 being the same division. The largest number above the dashed line is reproduced.",
     ),
     "cluster_sizes": (
         "Cluster sizes",
@@ -142,7 +148,7 @@ CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "states",
         "States",
-        ("latent_pca", "latent_umap", "cluster_sizes", "cluster_slices", "cluster_fsc"),
+        ("latent_pca", "latent_umap", "cluster_number", "cluster_sizes", "cluster_slices", "cluster_fsc"),
     ),
     ("motions", "Motions", ("trajectory_slices", "motion_quiver", "displacement")),
     (

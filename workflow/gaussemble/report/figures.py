@@ -15,7 +15,7 @@ from pydantic import Field
 from gaussemble.errors import InputError
 from gaussemble.io.files import write_csv, written
 from gaussemble.options import StageOptions
-from gaussemble.report import agreement, curves, densities, evidence, latents, particles
+from gaussemble.report import agreement, curves, densities, evidence, latents, numbers, particles
 from gaussemble.report.style import SETTINGS, Drawing
 
 FIGURES: dict[str, Callable[[Path, str], Drawing]] = {
@@ -33,6 +33,7 @@ FIGURES: dict[str, Callable[[Path, str], Drawing]] = {
     "training_history": curves.training_history,
     "latent_pca": latents.latent_pca,
     "latent_umap": latents.latent_umap,
+    "cluster_number": numbers.cluster_number,
     "cluster_sizes": latents.cluster_sizes,
     "cluster_slices": densities.cluster_slices,
     "cluster_fsc": curves.cluster_fsc,

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm, Normalize
 
 from gaussemble.io.files import read_csv
 from gaussemble.report.results import embedding, trajectories
-from gaussemble.report.style import INK, ORDERED, Drawing, cluster_colors, new_figure, note
+from gaussemble.report.style import INK, LINE, ORDERED, Drawing, cluster_colors, new_figure, note
 
 
 def scatter(axes: Axes, table: pd.DataFrame, pair: tuple[str, str], colors: np.ndarray | list) -> None:
@@ -30,10 +30,11 @@ def by_value(axes: Axes, table: pd.DataFrame, pair: tuple[str, str], column: str
 
 
 def by_cluster(axes: Axes, table: pd.DataFrame, pair: tuple[str, str], title: str) -> None:
-    """Particles in the colours of their clusters, each cluster's number at its median."""
+    """Particles in the colours of their clusters, each cluster's number at its median; those in none grey, below."""
     colors = cluster_colors(int(np.max(table["cluster"])))
-    scatter(axes, table, pair, [colors[number - 1] for number in table["cluster"]])
-    for number, part in table.groupby("cluster"):
+    shown = table.iloc[np.argsort(table["cluster"].to_numpy() > 0, kind="stable")]
+    scatter(axes, shown, pair, [colors[number - 1] if number else LINE for number in shown["cluster"]])
+    for number, part in pd.DataFrame(table[table["cluster"] > 0]).groupby("cluster"):
         axes.annotate(
             str(number), (part[pair[0]].median(), part[pair[1]].median()), ha="center", va="center",
             fontweight="bold", color="white",
@@ -53,8 +54,10 @@ def histogram_by_cluster(table: pd.DataFrame, total: int) -> Drawing:
     axes = figure.subplots()
     count = int(np.max(table["cluster"]))
     parts = [table["pc1"][table["cluster"] == number] for number in range(1, count + 1)]
-    names = [f"cluster {number}" for number in range(1, count + 1)]
-    axes.hist(parts, bins=60, stacked=True, color=cluster_colors(count), label=names)
+    names, colors = [f"cluster {number}" for number in range(1, count + 1)], cluster_colors(count)
+    if (none := table["pc1"][table["cluster"] == 0]).size:
+        parts, names, colors = [none, *parts], ["in none", *names], [LINE, *colors]
+    axes.hist(parts, bins=60, stacked=True, color=colors, label=names)
     axes.set_xlabel("pc1")
     axes.set_ylabel("particles")
     axes.set_title(particles_title(len(table), total))
@@ -100,8 +103,8 @@ def cluster_sizes(results: Path, analysis: str) -> Drawing:
     """Particles in each cluster, with three binomial standard errors."""
     clusters = read_csv(results / "full" / analysis / "latent" / "clusters.csv", ["cluster"])["cluster"].to_numpy()
     count = np.bincount(clusters)[1:]
-    number, share = np.arange(1, len(count) + 1), count / count.sum()
-    error = np.sqrt(share * (1 - share) / count.sum())
+    number, share = np.arange(1, len(count) + 1), count / len(clusters)  # cluster 0 is none
+    error = np.sqrt(share * (1 - share) / len(clusters))
     figure = new_figure(height=0.9 + 0.42 * len(count))
     axes = figure.subplots()
     style = {"ecolor": INK, "elinewidth": 1.2}

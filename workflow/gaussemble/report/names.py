@@ -20,6 +20,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "training_history": ("heterogeneity",),
     "latent_pca": ("latent",),
     "latent_umap": ("latent",),
+    "cluster_number": ("latent", "agreement"),
     "cluster_sizes": ("latent",),
     "cluster_slices": ("volumes", "latent", "consensus"),
     "cluster_fsc": ("volumes", "latent"),
