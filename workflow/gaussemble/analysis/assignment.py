@@ -1,0 +1,140 @@
+"""Which particle belongs to which cluster, by the method that the options ask for or as a user gives it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from pydantic import Field
+
+from gaussemble.analysis.clustering import Clusters, find_clusters, most_probable, read_labels
+from gaussemble.analysis.decoded_classes import class_probabilities
+from gaussemble.errors import InputError
+from gaussemble.fit.devices import DeviceName, choose_device
+from gaussemble.fit.particles import particles_in_band
+from gaussemble.io.files import read_json
+from gaussemble.io.store import open_store
+from gaussemble.model.heterogeneity import load_model
+from gaussemble.options import StageOptions
+from gaussemble.progress import say
+
+
+class ClusterOptions(StageOptions):
+    """How clusters are found."""
+
+    method: Literal["kmeans", "gaussian_mixture", "hdbscan", "decoded"] = Field(
+        default="kmeans",
+        description="How clusters are found: of latents, by k-means, normal distributions or density (hdbscan, which "
+        "leaves particles out); or as structures that share the particles by likelihood (decoded), best where "
+        "particles are noisy, at the cost of some passes over them.",
+    )
+    clusters: int | None = Field(
+        default=4,
+        ge=1,
+        description="Number of clusters; cluster 1 is the lowest on pc1. None: that of the lowest BIC in numbers.csv, "
+        "and one where nothing varies. hdbscan finds its own number.",
+    )
+    smallest: int | None = Field(
+        default=None, ge=5, description="Fewest particles of a cluster of hdbscan; none: a hundredth of all."
+    )
+    passes: int = Field(default=1, ge=1, description="Passes over the particles in which decoded classes are found.")
+    device: DeviceName = Field(default="auto", description="Where decoded classes are found.")
+    seed: int = Field(default=0, ge=0, description="Seed of clusters and UMAP.")
+
+
+@dataclass(frozen=True)
+class ClusterFiles:
+    """What the ways to find clusters read."""
+
+    latent: Path  # latent.csv
+    particles: Path | None = None  # folder of the image store
+    consensus: Path | None = None  # folder
+    model: Path | None = None  # model.pt
+    labels: Path | None = None  # a user's own clusters
+    report: Path | None = None  # report.json of the stage particles
+
+
+def refuse_missing(files: ClusterFiles, options: ClusterOptions) -> None:
+    """Raise InputError where decoded classes are asked for without what they are compared with."""
+    missing = [f"--{name}" for name in ("particles", "consensus", "model") if getattr(files, name) is None]
+    if options.method == "decoded" and files.labels is None and missing:
+        raise InputError(
+            f"option method is decoded, which compares particles with structures; give {' and '.join(missing)} too"
+        )
+
+
+def chosen_number(numbers: pd.DataFrame | None, varies: bool, options: ClusterOptions) -> int:
+    """The number of clusters that is asked for, or that the latents ask for.
+
+    Args:
+        numbers: see `populations.number_table`; None where nothing is known but the latents.
+        varies: whether there is more than chance gives.
+        options: see `ClusterOptions`.
+    """
+    if options.clusters is not None:
+        return options.clusters
+    if numbers is None:
+        raise InputError("option clusters is none, and no posteriors were given that say how many; give one of them")
+    best = int(numbers["clusters"].to_numpy()[numbers["bic"].to_numpy().argmin()]) if varies else 1
+    say(f"latent: {best} cluster(s), " + ("by the lowest BIC" if varies else "since nothing varies beyond chance"))
+    return best
+
+
+def assign(
+    particle: Int[np.ndarray, " particle"],
+    z: Float[np.ndarray, "particle latent"],
+    pc: Float[np.ndarray, "particle component"],
+    count: int,
+    files: ClusterFiles,
+    options: ClusterOptions,
+) -> Clusters:
+    """The cluster of each particle; their sizes are said.
+
+    Args:
+        particle: rows of the input file.
+        z: latents.
+        pc: their principal coordinates.
+        count: clusters to find, where the method does not find their number.
+        files: see `ClusterFiles`.
+        options: see `ClusterOptions`.
+    """
+    method = options.method if files.labels is None else "labels"
+    if files.labels is not None:
+        in_file = read_json(files.report)["particles_in_file"] if files.report is not None else None
+        found = read_labels(files.labels, particle, in_file)
+    elif method == "decoded" and count > 1:
+        found = _decoded_clusters(particle, z, pc, count, files, options)
+    else:
+        known = method if method != "decoded" else "kmeans"
+        found = find_clusters(pc, count, known, options.seed, options.smallest)
+    sizes, left = found.sizes, int((found.number == 0).sum())
+    if len(sizes) == 0:
+        raise InputError(f"{files.latent}: hdbscan finds no cluster; lower the option smallest, or take another method")
+    if method not in ("hdbscan", "labels") and len(sizes) < count:
+        raise InputError(f"{files.latent}: only {len(sizes)} distinct clusters; lower the option clusters")
+    say(f"latent: clusters of {', '.join(map(str, sizes))} particles" + (f", {left} in none" if left else ""))
+    return found
+
+
+def _decoded_clusters(
+    particle: Int[np.ndarray, " particle"],
+    z: Float[np.ndarray, "particle latent"],
+    pc: Float[np.ndarray, "particle component"],
+    count: int,
+    files: ClusterFiles,
+    options: ClusterOptions,
+) -> Clusters:
+    """Classes of structures that start at the mean latents of k-means' clusters."""
+    assert files.particles is not None and files.consensus is not None and files.model is not None
+    store, model = open_store(files.particles), load_model(files.model)
+    if not np.array_equal(store.particles.particle.numpy(), particle):
+        raise InputError(f"{files.particles}: not the particles of {files.latent}, in their order; give its split's")
+    if model.design.compared is None or model.latent_dim != z.shape[1]:
+        raise InputError(f"{files.model}: not the model of {files.latent}, or an earlier version's; train it again")
+    first = find_clusters(pc, count, "kmeans", options.seed)
+    start = np.stack([z[first.number == number].mean(axis=0) for number in range(1, len(first.sizes) + 1)])
+    band = particles_in_band(store, files.consensus, model.neutral, model.design.compared)
+    device = choose_device(options.device)
+    return most_probable(class_probabilities(model, band, start, options.passes, options.seed, device), pc[:, 0])
