@@ -418,6 +418,46 @@ def test_nothing_reruns_without_a_change(finished):
     assert rerun(finished) == set()
 
 
+def pretended(root: Path, folder: Path, made: Path, config: dict, *targets: str) -> subprocess.Popen:
+    """A run in a folder, of a data set of any name, whose stages copy the files of a finished one."""
+    (folder / "made/results").mkdir(parents=True, exist_ok=True)
+    (folder / "made/results" / config["dataset"]).symlink_to(made / "results/demo")
+    path = saved(config, folder).rename(folder / f"{config['dataset']}.yaml")
+    wanted = [f"results/{config['dataset']}/{target}" for target in targets]
+    command = [sys.executable, "-m", "snakemake", *wanted, "--snakefile", root / "Snakefile", "--cores", "2"]
+    command += ["--configfile", path, "--directory", folder]
+    environment = {**os.environ, "MADE": str(folder / "made")}
+    return subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True)
+
+
+MAPS = [f"{split}/consensus/map.mrc" for split in ("full", "even", "odd")]
+
+
+def test_two_data_sets_run_at_the_same_time_from_one_checkout_in_one_folder(finished, tmp_path):
+    folder = tmp_path / "data sets"
+    runs = [pretended(finished[0], folder, finished[1], changed(DEMO, dataset=name), *MAPS) for name in ("a", "b")]
+    said = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert len(list(folder.glob("results/*/*/consensus/map.mrc"))) == 6
+
+
+def test_results_and_checkout_that_move_to_another_machine_rerun_nothing(finished, tmp_path):
+    folder, made = tmp_path / "here", finished[1]
+    folder.mkdir()
+    (folder / "run data.star").touch()
+    (folder / "run data.star").chmod(0o444)
+    given = {"star": "run data.star"}
+    config = changed(DEMO, dataset="real", simulate=None, seeds={"count": 512}, particles=given)
+    targets = ["provenance.json", "odd/domains/heterogeneity/latent.csv", *MAPS]
+    run = pretended(finished[0], folder, made, config, *targets)
+    assert run.wait() == 0, run.communicate()[1]
+    root, there = shutil.copytree(finished[0], tmp_path / "another root"), shutil.copytree(folder, tmp_path / "there")
+    wanted = [f"results/real/{target}" for target in targets]
+    assert planned(config, there, *wanted, root=root) == []
+    shutil.rmtree(there / ".snakemake")
+    assert planned(config, there, *wanted, root=root) == []
+
+
 def test_a_changed_option_reruns_its_stage_and_what_depends_on_it(finished):
     config = changed(DEMO, analyses={"domains": {"latent": {"clusters": 3}}})
     assert rerun(finished, config) == {

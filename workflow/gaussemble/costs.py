@@ -45,7 +45,7 @@ def megabytes(stage, size, gpus=0, memory=4.0):
     if stage == "neutral":
         found += 0.1 * size.gaussians
     if stage in ("heterogeneity", "crossing"):
-        found = max(1, gpus) * (found + 0.3 * size.gaussians)
+        found = max(1, gpus) * (found + 0.1 * size.gaussians)
     return math.ceil((OVERHEAD + GPU * gpus + SPARE_MEMORY * found) / 100) * 100
 
 
@@ -66,7 +66,7 @@ def minutes(stage, size, processes=1):
 
 def milliseconds(size):
     """Of a particle in an epoch of a training; the images' box stands for the band's, which is no larger."""
-    return 0.3 + 1e-4 * size.box**2 + 1e-3 * size.gaussians
+    return 0.15 + 5e-5 * size.box**2 + 5e-4 * size.gaussians
 
 
 def table(jobs):

@@ -43,7 +43,7 @@ def size(wildcards):
     return COSTS["Size"](
         particles=count if split == "full" else count // 2 + 1,
         box=box,
-        gaussians=config["seeds"]["count"] or config["neutral"]["most"],
+        gaussians=config["seeds"]["count"] or min(8192, config["neutral"]["most"]),
         epochs=(
             sum(each["epochs"] for each in vary["rounds"]) or vary["epochs"]
             if vary
