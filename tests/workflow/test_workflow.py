@@ -450,7 +450,8 @@ def test_results_and_checkout_that_move_to_another_machine_rerun_nothing(finishe
     config = changed(DEMO, dataset="real", simulate=None, seeds={"count": 512}, particles=given)
     targets = ["provenance.json", "odd/domains/heterogeneity/latent.csv", *MAPS]
     run = pretended(finished[0], folder, made, config, *targets)
-    assert run.wait() == 0, run.communicate()[1]
+    said = run.communicate()[1]
+    assert run.returncode == 0, said
     root, there = shutil.copytree(finished[0], tmp_path / "another root"), shutil.copytree(folder, tmp_path / "there")
     wanted = [f"results/real/{target}" for target in targets]
     assert planned(config, there, *wanted, root=root) == []
