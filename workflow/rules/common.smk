@@ -21,7 +21,7 @@ SPLITS = ["full", "even", "odd"]
 # What a null run, whose particles are simulated, does not make: what is of the user's own particles and original images
 NOT_IN_A_NULL = {
     "latent": {"umap": False},
-    "volumes": {"selections": [], "motion": False, "box": "working", "sharpen": "none"},
+    "volumes": {"selections": [], "motion": False, "box": "working", "sharpen": False},
 }
 
 

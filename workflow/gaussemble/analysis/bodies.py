@@ -5,16 +5,19 @@ each of some particles, foretell its places best (with its neighbours', so that 
 are the least-squares rotations and translations of its Gaussians (Kabsch, Acta Cryst. A32, 922 (1976)).
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.ndimage import distance_transform_edt
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-Motion = tuple[Float[Tensor, "*batch 3 3"], Float[Tensor, "*batch 3"]]  # x -> rotation x + translation, Å
+Motion = tuple[Float[Tensor, "... 3 3"], Float[Tensor, "... 3"]]  # x -> rotation x + translation, Å
 
 ROUNDS = 30  # of assignment and fit, at most
-NEIGHBOURS = 8  # whose errors count with a Gaussian's own
+NEIGHBOURS = 4  # whose errors count with a Gaussian's own; itself is one of them
+GAIN = 0.2  # of the mean square that the whole as one body leaves: what each further body must explain
 LEAST = 8  # Gaussians of a body; fewer hold no rotation
 
 
@@ -35,10 +38,10 @@ def rigid_motion(
     return rotation, after - torch.einsum("ixy,iy->ix", rotation, before)
 
 
-def moved(motion: Motion, start: Float[Tensor, "gaussian 3"]) -> Float[Tensor, "image gaussian 3"]:
+def moved(motion: Motion, start: Float[Tensor, "gaussian 3"]) -> Float[Tensor, "*image gaussian 3"]:
     """Where motions take the Gaussians."""
     rotation, translation = motion
-    return start @ rotation.mT + translation[:, None]
+    return start @ rotation.mT + translation[..., None, :]
 
 
 def find_bodies(
@@ -61,12 +64,12 @@ def find_bodies(
     """
     near = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(start))).fit(start.numpy()).kneighbors(start.numpy())[1]
     member = torch.zeros(len(start), dtype=torch.long)
-    left = _left(_errors(start, place, weight, member), weight, len(place))
+    left = whole = _left(_errors(start, place, weight, member), weight, len(place))
     for count in range(2, most + 1):
         if left <= tolerance:
             break
         found, error = _assigned(start, place, weight, count, torch.from_numpy(near), seed)
-        if int(found.max()) < count - 1 or error >= left:
+        if int(found.max()) < count - 1 or left**2 - error**2 < GAIN * whole**2:
             break
         member, left = found, error
     return member, left
@@ -82,14 +85,19 @@ def _assigned(
     member = _numbered(torch.from_numpy(member).long())
     for _ in range(ROUNDS):
         errors = _errors(start, place, weight, member)
-        found = errors[:, near].mean(-1).argmin(0)
+        found = _nearest_body(errors, near)
         sizes = torch.bincount(found, minlength=len(errors))
         errors[sizes < LEAST] = torch.inf
-        found = _numbered(errors[:, near].mean(-1).argmin(0))
+        found = _numbered(_nearest_body(errors, near))
         if torch.equal(found, member):
             break
         member = found
     return member, _left(_errors(start, place, weight, member), weight, len(place))
+
+
+def _nearest_body(errors: Float[Tensor, "body gaussian"], near: Int[Tensor, "gaussian near"]) -> Tensor:
+    """The body that foretells each Gaussian and its neighbours best; it counts as much as they do together."""
+    return (errors + errors[:, near].mean(-1)).argmin(0)
 
 
 def _errors(start: Tensor, place: Tensor, weight: Tensor, member: Tensor) -> Float[Tensor, "body gaussian"]:
@@ -121,19 +129,18 @@ def about_mean(motion: Motion, center: Float[Tensor, " 3"]) -> tuple[Motion, Mot
     turn = ((left * sign) @ right).to(center)
     shift = (rotation @ center + translation).mean(0) - turn @ center
     back = rotation @ turn.mT
-    return (turn[None], shift[None]), (back, translation - back @ shift)
+    return (turn, shift), (back, translation - back @ shift)
 
 
-def body_weights(
-    bodies: list[Float[Tensor, "gaussian 3"]], box: int, pixel_size: float, softness: float
-) -> Float[Tensor, "body z y x"]:
-    """How much of each voxel is each body's, adding up to 1: softmax of -distance / softness (Å) to its Gaussians."""
-    from scipy.ndimage import distance_transform_edt
+def body_weights(bodies: list[Tensor], box: int, pixel_size: float, softness: float) -> Float[Tensor, "body z y x"]:
+    """How much of each voxel is each body's, adding up to 1: softmax of -distance / softness (Å) to its Gaussians.
 
+    `bodies`: (gaussian, 3) Å of each.
+    """
     weights = torch.empty(len(bodies), box, box, box)
     for body, center in enumerate(bodies):
         free = torch.ones(box, box, box, dtype=torch.bool)
         x, y, z = ((center / pixel_size).round().long() + box // 2).clamp(0, box - 1).unbind(-1)
         free[z, y, x] = False
-        weights[body] = torch.from_numpy(distance_transform_edt(free.numpy()))
+        weights[body] = torch.from_numpy(np.asarray(distance_transform_edt(free.numpy())))
     return torch.softmax(-weights * (pixel_size / softness), dim=0)

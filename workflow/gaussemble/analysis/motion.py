@@ -82,7 +82,7 @@ def read_network(heterogeneity: Path, store: ImageStore) -> Network:
     path = heterogeneity / "latent.csv"
     table = read_csv(path, ["particle", "z1"])
     rows = torch.from_numpy(store_rows(path, table, store))
-    latent = torch.from_numpy(table[latent_columns(table)].to_numpy(np.float32))
+    latent = torch.tensor(table[latent_columns(table)].to_numpy(np.float32))
     return Network(load_model(heterogeneity / "model.pt"), rows, latent)
 
 
@@ -112,7 +112,7 @@ def find_moves(network: Network, most: int, finest: float) -> Moves:
         motion = (torch.cat([part[0] for part in found[body]]), torch.cat([part[1] for part in found[body]]))
         share = weight[own] / weight[own].sum()
         mean, (rotation, translation) = about_mean(motion, share @ start[own])
-        center[own] = moved(mean, start[own])[0]
+        center[own] = moved(mean, start[own])
         rotations.append(rotation)
         translations.append(translation)
         travel.append(_travel(center[own], share, rotation, translation))

@@ -1,7 +1,7 @@
 """The maps of one state from the sums of its slices: half-maps, their FSC, filtered, sharpened; and the decoded map."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,7 +18,6 @@ from gaussemble.physics.sharpening import (
     correlation_gain,
     filtered,
     guinier,
-    locally_sharpened,
     low_pass_gain,
 )
 from gaussemble.physics.symmetric_sums import symmetrised
@@ -27,7 +26,6 @@ from gaussemble.quantities import Map, Mixture
 
 MAPS = ("map", "half1", "half2", "unfiltered", "sharpened", "decoded")
 Maps = dict[str, Float[Tensor, "z y x"]]
-Sharpening = Literal["none", "b_factor", "local"]
 
 
 def reconstructed(sums: Sums, frame: Map, symmetry: str = "C1") -> tuple[Maps, pd.DataFrame]:
@@ -60,7 +58,7 @@ def _snr(table: pd.DataFrame) -> Float[Tensor, " ring"]:
 
 
 def sharpened(
-    maps: Maps, table: pd.DataFrame, frame: Map, sharpen: Sharpening, b_factor: float | None
+    maps: Maps, table: pd.DataFrame, frame: Map, sharpen: bool, b_factor: float | None
 ) -> tuple[Maps, dict[str, Any]]:
     """The maps with `sharpened`, where it was asked for and can be made, and what was done for report.json.
 
@@ -68,25 +66,20 @@ def sharpened(
         maps: of `reconstructed`.
         table: their fsc.csv.
         frame: the mask.
-        sharpen: how.
+        sharpen: whether.
         b_factor: Å²; None: by Guinier's plot.
     """
-    if sharpen == "none":
+    if not sharpen:
         return maps, {}
-    limit, facts = curve_resolution(table), {}
-    gain = correlation_gain(torch.tensor(table["fsc_corrected"].to_numpy()))
-    low_pass = low_pass_gain(frame.box, frame.pixel_size, limit)
-    weighted = filtered(maps["unfiltered"], gain)
-    if sharpen == "local":
-        result = locally_sharpened(filtered(weighted, low_pass), frame.voxels, frame.pixel_size, limit)
-    else:
-        line = guinier(weighted, frame.pixel_size, limit) if b_factor is None else None
-        b_factor = line.b_factor if line else b_factor
-        facts = {"b_factor": b_factor, "guinier_correlation": line.correlation if line else None}
-        if b_factor is None:
-            return maps, facts
-        result = filtered(weighted, b_factor_gain(frame.box, frame.pixel_size, b_factor) * low_pass)
-    return maps | {"sharpened": result}, facts
+    limit = curve_resolution(table)
+    weighted = filtered(maps["unfiltered"], correlation_gain(torch.tensor(table["fsc_corrected"].to_numpy())))
+    line = guinier(weighted, frame.pixel_size, limit) if b_factor is None else None
+    b_factor = line.b_factor if line else b_factor
+    facts = {"b_factor": b_factor, "guinier_correlation": line.correlation if line else None}
+    if b_factor is None:
+        return maps, facts
+    gain = b_factor_gain(frame.box, frame.pixel_size, b_factor) * low_pass_gain(frame.box, frame.pixel_size, limit)
+    return maps | {"sharpened": filtered(weighted, gain)}, facts
 
 
 def decoded(model: DeformableMixture, latent: Float[Tensor, " latent"], frame: Map) -> Float[Tensor, "z y x"]:

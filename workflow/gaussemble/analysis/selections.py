@@ -86,19 +86,19 @@ def _by_image(path: Path, refinement: Refinement, report: dict) -> np.ndarray:
 def _tails(ours: StarFile, chosen: StarFile) -> tuple[pd.Series, pd.Series]:
     """(row,) number@path of our images and of the chosen ones.
 
-    Paths to one stack differ by where they start; as many of their last folders are compared as tell our stacks apart.
+    Paths to one stack differ by where they start: as many of their last folders are compared as any two have in common.
     """
-    names, stack, number = image_references(ours)
-    parts = [PurePosixPath(name).parts for name in names]
-    depth = 1
-    while len({part[-depth:] for part in parts}) < len(names) and depth < max(map(len, parts)):
-        depth += 1
+    own, others = image_references(ours), image_references(chosen)
+    parts = [[PurePosixPath(name).parts for name in names] for names in (own[0], others[0])]
+    depth = max(map(len, parts[0]))
+    while depth > 1 and not {part[-depth:] for part in parts[0]} & {part[-depth:] for part in parts[1]}:
+        depth -= 1
 
-    def keys(paths: list[str], which: np.ndarray, index: np.ndarray) -> pd.Series:
-        tails = np.array(["/".join(PurePosixPath(one).parts[-depth:]) for one in paths], object)
-        return pd.Series(np.maximum(index, 1).astype(str), dtype=object) + "@" + pd.Series(tails[which])
+    def keys(part: list[tuple[str, ...]], which: np.ndarray, number: np.ndarray) -> pd.Series:
+        tails = np.array(["/".join(each[-depth:]) for each in part], object)
+        return pd.Series(np.maximum(number, 1).astype(str), dtype=object) + "@" + pd.Series(tails[which])
 
-    return keys(names, stack, number), keys(*image_references(chosen))
+    return keys(parts[0], *own[1:]), keys(parts[1], *others[1:])
 
 
 def _by_uid(path: Path, refinement: Refinement, report: dict) -> np.ndarray:

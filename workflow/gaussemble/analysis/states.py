@@ -82,7 +82,7 @@ class Latents:
 
     def middle(self, own: Int[np.ndarray, " chosen"]) -> Float[Tensor, " latent"]:
         """The latent of some particles that is nearest to their mean: one that really occurs."""
-        return torch.from_numpy(self.z[own[nearest_rows(self.pc[own], self.pc[own].mean(axis=0), 1)[0]]])
+        return torch.tensor(self.z[own[nearest_rows(self.pc[own], self.pc[own].mean(axis=0), 1)[0]]])
 
 
 def nearest_rows(
@@ -145,7 +145,7 @@ def trajectory_states(folder: Path, latents: Latents, count: int, weighting: Wei
             name = f"trajectory_{path.stem}_{number}"
             if covariance is None:
                 chosen = np.sort(latents.rows[nearest_rows(latents.pc, at, count)])
-                yield State(name, torch.from_numpy(chosen), torch.from_numpy(z))
+                yield State(name, torch.from_numpy(chosen), torch.tensor(z))
             else:
                 yield weighted_state(name, latents, posterior_counts(latents.pc, covariance, at, count), z)
 
@@ -165,7 +165,7 @@ def weighted_state(
     chosen = np.flatnonzero(counts >= NEGLIGIBLE * counts.max())
     chosen = chosen[np.argsort(latents.rows[chosen])]
     rows, count = torch.from_numpy(latents.rows[chosen]), torch.from_numpy(counts[chosen]).float()
-    return State(name, rows, torch.from_numpy(latent), count)
+    return State(name, rows, torch.tensor(latent), count)
 
 
 def spreads(folder: Path, latents: Latents) -> Float[np.ndarray, "particle component component"]:

@@ -25,7 +25,6 @@ from gaussemble.analysis.motion import Network, motion_corrected, motion_facts, 
 from gaussemble.analysis.reconstruction import (
     MAPS,
     Maps,
-    Sharpening,
     averaged,
     decoded,
     reconstructed,
@@ -90,10 +89,7 @@ class Options(StageOptions):
     selections: tuple[SelectionOptions, ...] = Field(
         default=(), description="Particles of your own choice, each of which gets a map."
     )
-    sharpen: Sharpening = Field(
-        default="none",
-        description="What sharpened.mrc is: not made; by a B-factor; or amplitudes evened out locally, by bands.",
-    )
+    sharpen: bool = Field(default=False, description="Make sharpened.mrc too, by a B-factor.")
     b_factor: float | None = Field(
         default=None,
         description="Å², negative sharpens; none: the slope of Guinier's plot between 10 Å and the resolution.",
@@ -158,7 +154,7 @@ def finish(folder: Path, maps: Maps, table: pd.DataFrame, frame: Map, options: O
     maps, done = sharpened(maps, table, frame, options.sharpen, options.b_factor)
     write_maps(folder, maps, table, frame)
     limits = {"resolution": curve_resolution(table), "resolution_unmasked": curve_resolution(table, "fsc")}
-    if options.sharpen == "b_factor" and "sharpened" not in maps:
+    if options.sharpen and "sharpened" not in maps:
         say(f"{folder.name}: ends at {limits['resolution']:.1f} Å: too few rings beyond 10 Å for a B-factor; give one")
     return limits | done
 
@@ -171,16 +167,22 @@ def counted(state: State, source: Source) -> dict[str, Any]:
 
 
 def make_states(
-    source: Source, states: list[State], model: DeformableMixture, frame: Map, out: Path, options: Options
+    source: Source,
+    states: list[State],
+    model: DeformableMixture,
+    frame: Map,
+    working: int,
+    out: Path,
+    options: Options,
 ) -> list[dict[str, Any]]:
-    """Write the maps of all states; what report.json says of each."""
-    facts = []
+    """Write the maps of all states on the grid of `frame`; `working`: the box of the model. What report.json says."""
+    facts, finer = [], frame.box / working
     for group in passes(states, source.box, options):
         sums = sum_states(source, group, options.padding)
         for index, state in enumerate(group):
             own = replace(sums, cells=sums.cells[2 * index : 2 * index + 2])
             maps, table = reconstructed(own, frame, options.symmetry)
-            maps["decoded"] = decoded(model, state.latent, frame)
+            maps["decoded"] = finer**3 * decoded(model, state.latent, frame)  # amplitudes are sums of working voxels
             facts.append(counted(state, source) | finish(out / state.name, maps, table, frame, options))
             say(f"{state.name}: {len(state.rows)} particles, {facts[-1]['resolution']:.1f} Å at FSC 0.143 in the mask")
     return facts
@@ -323,7 +325,8 @@ def volumes(
             say(f"warning: {state.name} gets no map: {reason}")
             remove_maps(out / state.name)
             skipped.append({"name": state.name, "particles": len(state.rows), "reason": reason})
-    made = make_states(source, [each for each in states if not reasons[each.name]], model, frame, out, options)
+    large = [each for each in states if not reasons[each.name]]
+    made = make_states(source, large, model, frame, mask.box, out, options)
     corrected = out / "motion_corrected"
     report = {
         "box": frame.box,

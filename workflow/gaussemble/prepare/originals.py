@@ -1,8 +1,9 @@
 """The original images of a store's particles, at the box of their stacks: a map as fine as the data are.
 
 They are found by the names in the store's particles.star, and prepared as the store's were: contrast, whitening, and
-the background's mean and deviation *on the working grid*, so that a map of them has the grey scale of the store's maps
-and, cropped to the working box, is the map of the stored images.
+the background's mean and deviation *on the working grid*, and times the ratio of the pixel sizes: a line through the
+molecule passes so many more voxels. A map of them then has the density of the store's maps, and cropped to the working
+box is the map of the stored images.
 """
 
 from dataclasses import dataclass, replace
@@ -37,8 +38,8 @@ class OriginalImages:
     grid: Grid
     working_box: int
     sign: int  # -1: the contrast is reversed
-    outside: Bool[Tensor, "y x"] | None  # the background on the working grid, None: it is not normalised
-    gain: Float[Tensor, "y half_x"] | None  # of the whitening filter
+    outside: Bool[Tensor, "working working"] | None  # the background on the working grid, None: it is not normalised
+    gain: Float[Tensor, "box half"] | None  # of the whitening filter
 
     @property
     def box(self) -> int:
@@ -69,14 +70,15 @@ class OriginalImages:
 
     def _prepared(self, images: Float[Tensor, "image y x"]) -> Float[Tensor, "image y x"]:
         """Images on the grid, as the stored ones are on theirs."""
+        finer = self.box / self.working_box
         images = self.sign * images
         if self.gain is not None:
             images = filtered(images, self.gain)
         if self.outside is None:
-            return images
+            return finer * images
         values = fourier_crop(images, self.working_box)[:, self.outside]
         deviation, mean = torch.std_mean(values, dim=1, correction=0)
-        return (images - mean[:, None, None]) / deviation[:, None, None]
+        return (images - mean[:, None, None]) * (finer / deviation)[:, None, None]
 
 
 def open_originals(store: ImageStore, star: StarFile) -> OriginalImages:
