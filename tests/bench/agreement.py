@@ -32,8 +32,8 @@ from gaussemble.prepare import consensus, particles
 
 ROOT = Path(".bench/agreement")
 HALVES = {"even": "odd", "odd": "even"}
-BOX, GAUSSIANS, EPOCHS, HIDDEN = 32, 160, 10, 64
-PARTICLES, SNR = 3000, 0.1
+BOX, GAUSSIANS, EPOCHS, HIDDEN, RESOLUTION = 32, 128, 10, 64, 20.0
+PARTICLES, SNR = 1600, 0.2
 JUNK, JUNK_STATES = 0.1, 50
 
 
@@ -106,7 +106,7 @@ def analyse(folder: Path, latent_dim: int, clusters: int) -> None:
 
 def training(latent_dim: int) -> heterogeneity.Options:
     """Small networks."""
-    return heterogeneity.Options(latent_dim=latent_dim, epochs=EPOCHS, hidden=HIDDEN)
+    return heterogeneity.Options(latent_dim=latent_dim, epochs=EPOCHS, hidden=HIDDEN, resolution=RESOLUTION)
 
 
 def meet(data: Path, latent_dim: int, nulls: list[Path], out: str = "agreement") -> dict[str, Any]:

@@ -19,6 +19,7 @@ REPRODUCED, NOT, UNDECIDED = "reproduced", "not reproduced", "undecided"
 STRUCTURE = 0.3  # least share of what sets a class apart that is neither contrast nor round
 FADING = 0.9  # cosine with a fading of the whole molecule from which a change is no structure's
 BEYOND = 1.5  # times the null's largest
+EVEN = 0.5  # cosine of two fields of as much signal as noise
 RATIO = 2.0  # of two reproduced motions' lengths, at most
 NO_NULL = (
     "Agreement by another cause than structure (shared poses, preferred views) is not excluded: "
@@ -61,7 +62,8 @@ class Options(StageOptions):
         default=0.7,
         ge=0,
         le=1,
-        description="Least cosine of the changes of a reproduced motion; 0.7 is half of its square.",
+        description="Least cosine of the changes of a reproduced motion; 0.5 is as much signal as noise, but fields "
+        "are smooth.",
     )
     size_tolerance: float = Field(
         default=0.05,
@@ -179,14 +181,12 @@ def judge_motion(row: dict[str, Any], options: Options, nothing: str | None, nul
     if doubt := beside_null(row["size"], null.largest("motion_size"), "its size"):
         return doubt[0], f"{alike}, but {doubt[1]}"
     if row["cosine"] < options.cosine:
-        mixed = row["span"] >= options.cosine
+        if row["span"] >= options.cosine:
+            return UNDECIDED, f"{alike}: a mixture of the other half's motions ({row['span']:.2f} of it)"
+        word = UNDECIDED if row["cosine"] > EVEN else NOT
         return (
-            (UNDECIDED, f"{alike}: a mixture of the other half's motions ({row['span']:.2f} of it)")
-            if mixed
-            else (
-                NOT,
-                f"{alike}, below {options.cosine:g}",
-            )
+            word,
+            f"{alike}: below {options.cosine:g}, {'but more' if word == UNDECIDED else 'no more'} signal than noise",
         )
     if row["fading"] > FADING:
         return UNDECIDED, f"{alike}, but the molecule fades as a whole: a matter of contrast, or of other particles"
