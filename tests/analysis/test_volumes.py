@@ -18,12 +18,13 @@ from gaussemble.io.posteriors import Posteriors, write_posteriors
 from gaussemble.io.star import read_star
 from gaussemble.io.store import open_store
 from gaussemble.model.heterogeneity import DeformableMixture, build_model, save_model, single_design
-from gaussemble.physics.backprojection import sums_bytes
+from gaussemble.physics.backprojection import divide, sums_bytes
 from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.physics.masks import soft_mask
 from gaussemble.physics.projection import mixture_to_map
 from gaussemble.physics.rings import shell_correlation, shell_power
-from gaussemble.prepare.fsc import curve_resolution
+from gaussemble.prepare.fsc import curve_resolution, half_map_table
+from gaussemble.prepare.slices import halves, sum_slices
 from gaussemble.quantities import Map, Mixture
 from made_cs import layout, write_cs
 from made_store import BOX, PIXEL, Made, make_store
@@ -307,3 +308,98 @@ def test_particles_of_another_split_are_refused(project, tmp_path):
     with pytest.raises(InputError, match=r"particle \d+ is not in .*; both must come from the same split"):
         run(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_weighted_point_counts_all_particles_and_shows_the_same(project):
+    """As many as the nearest would be, by weights; the particles written for others are those that count most."""
+    folder, made = project
+    run(folder, folder / "weighted", weighting="posterior")
+    report = json.loads((folder / "weighted" / "report.json").read_text())
+    states = {each["name"]: each for each in report["states"]}
+    point = states["trajectory_pc1_1"]
+    assert point["effective"] == pytest.approx(COUNT // 3, rel=0.02)
+    assert point["particles"] > 1.2 * point["effective"]
+    weights = pd.read_csv(folder / "weighted" / "trajectory_pc1_1" / "weights.csv").set_index("particle")["weight"]
+    assert len(weights) == point["particles"]
+    absent = pd.Series(made.absent.numpy(), index=1 + 2 * np.arange(COUNT))
+    assert weights[absent[weights.index]].sum() > 0.9 * weights.sum()
+    assert len(read_star(folder / "weighted" / "trajectory_pc1_1" / "particles.star")) == round(point["effective"])
+    expected = domain(Map(mixture_to_map(made.mixture, BOX, PIXEL), PIXEL))
+    without, with_it = (read_map(folder / "weighted" / f"trajectory_pc1_{k}" / "map.mrc") for k in (1, 2))
+    assert abs(domain(without)) < 0.15 * expected
+    assert domain(with_it) == pytest.approx(expected, rel=0.2)
+    assert not (folder / "weighted" / "cluster_1" / "weights.csv").exists()
+
+
+def test_selections_get_maps_of_their_own(project, tmp_path):
+    """Those who have the domain, chosen by the user, show it; one that this split has nothing of is named."""
+    folder, made = project
+    report = {"star": "all.star", "split": "odd", "particles_in_file": 2 * COUNT, "left_out": []}
+    (folder / "particles" / "report.json").write_text(json.dumps(report))
+    present = 1 + 2 * np.flatnonzero(~made.absent.numpy())
+    for name, numbers in {"mine": np.append(present, 0), "theirs": [0, 2]}.items():
+        pd.DataFrame({"particle": numbers}).to_csv(tmp_path / f"{name}.csv", index=False)
+    given = [{"name": name, "particles": str(tmp_path / f"{name}.csv")} for name in ("mine", "theirs")]
+    run(folder, tmp_path / "out", selections=given)
+    one, other = (read_map(tmp_path / "out" / name / "map.mrc").voxels for name in ("selection_mine", "cluster_2"))
+    assert torch.equal(one, other), "the same particles"
+    skipped = json.loads((tmp_path / "out" / "report.json").read_text())["skipped"]
+    assert {"name": "selection_theirs", "particles": 0, "reason": "none of its particles is in this split"} in skipped
+    pd.DataFrame({"particle": [2 * COUNT]}).to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(InputError, match=r"mine\.csv: row 1: particle is 2400, expected a row of all\.star"):
+        run(folder, tmp_path / "none", selections=given)
+    assert not (tmp_path / "none").exists()
+    run(folder, tmp_path / "out")
+    assert not (tmp_path / "out" / "selection_mine").exists(), "it is asked for no more"
+
+
+def test_sharpened_by_a_given_b_factor(project, tmp_path, capsys):
+    folder, _ = project
+    run(folder, tmp_path, sharpen=True, b_factor=-400.0)
+    plain, sharp = (
+        shell_power(read_map(tmp_path / "cluster_2" / f"{name}.mrc").voxels) for name in ("map", "sharpened")
+    )
+    ratio = (sharp / plain)[1:9]
+    assert (ratio[1:] > ratio[:-1]).all()
+    run(folder, tmp_path, sharpen=True)
+    assert not (tmp_path / "cluster_2" / "sharpened.mrc").exists(), "from the run before"
+    assert "too few rings beyond 10 Å for a B-factor; give one" in capsys.readouterr().err
+
+
+def test_symmetric_states_are_symmetric(project, tmp_path):
+    folder, _ = project
+    run(folder, tmp_path, symmetry="C2")
+    found = read_map(tmp_path / "cluster_2" / "unfiltered.mrc").voxels[1:, 1:, 1:]
+    assert torch.allclose(found, found.flip(1, 2), atol=1e-3 * float(found.max()))
+    with pytest.raises(InputError, match="C0"):
+        run(folder, tmp_path, symmetry="C0")
+
+
+def test_motion_is_taken_back_where_asked_for(project, tmp_path):
+    """Here nothing moves: one body, whose map is that of all particles; the halves' networks must both be given."""
+    folder, _ = project
+    write_maps_of_consensus(folder)
+    run(folder, tmp_path, motion=True)
+    report = json.loads((tmp_path / "report.json").read_text())["motion"]
+    assert report["networks"] == 1
+    assert len(report["bodies"]) == 1
+    assert report["bodies"][0]["motion"] < 0.01
+    assert report["bodies"][0]["resolution"] == pytest.approx(report["bodies"][0]["consensus_resolution"], rel=0.01)
+    found, whole = (
+        read_map(path).voxels for path in (tmp_path / "motion_corrected/half1.mrc", folder / "consensus/half1.mrc")
+    )
+    assert torch.allclose(found, whole, atol=0.01 * float(whole.max()))
+    with pytest.raises(InputError, match="give even and odd, or neither"):
+        volumes(
+            particles=folder / "particles", consensus=folder / "consensus", analysis=folder / "analysis",
+            out=tmp_path, even=folder / "analysis", options=Options(motion=True),
+        )  # fmt: skip
+
+
+def write_maps_of_consensus(folder: Path) -> None:
+    """What the stage consensus would leave beside its mask."""
+    store, mask = open_store(folder / "particles"), read_map(folder / "consensus" / "mask.mrc")
+    sums = sum_slices(store, halves(store, torch.arange(len(store))), 2, 2)
+    for half in (0, 1):
+        write_map(folder / "consensus" / f"half{half + 1}.mrc", mask.with_voxels(divide(sums, half)))
+    half_map_table(divide(sums, 0), divide(sums, 1), mask.voxels, PIXEL).to_csv(folder / "consensus/fsc.csv")
