@@ -346,7 +346,7 @@ def test_stage_writes_files_in_the_map_frame(tmp_path, density):
     assert table["fsc"][1:8].min() > 0.9
     assert torch.load(tmp_path / "out/decoder.pt", weights_only=True)["change.values"].shape == (24, 5)
     growth = pd.read_csv(tmp_path / "out/growth.csv")
-    columns = ["gaussians", "resolution", "lowest_fsc", "resolution_target", "resolution_0.5", "seconds"]
+    columns = ["gaussians", "resolution", "lowest_fsc", "resolution_target", "resolution_0.5", "seconds", "negative"]
     assert list(growth.columns) == columns
     assert growth["gaussians"].tolist() == [24]
     assert json.loads((tmp_path / "out/geometry.json").read_text())["bonds"] == 0

@@ -41,6 +41,18 @@ def test_files_are_in_the_map_frame(tmp_path, mixture):
     assert atoms[0].b_iso == pytest.approx(8 * math.pi**2 * 9, abs=0.01)
 
 
+def test_negative_gaussians_are_a_chain_of_their_own(tmp_path, mixture):
+    """No occupancy is negative; the residue's number is the Gaussian's."""
+    both = Mixture(mixture.center, torch.tensor([-2.0, 8.0]), mixture.width)
+    write_pseudo_atoms(tmp_path / "mixture.cif", both, FRAME)
+    chains = {chain.name: chain for chain in gemmi.read_structure(str(tmp_path / "mixture.cif"))[0]}
+    assert list(chains) == ["A", "B"]
+    assert [(residue.name, residue.seqid.num) for residue in chains["A"]] == [("GAU", 2)]
+    assert [(residue.name, residue.seqid.num) for residue in chains["B"]] == [("NEG", 1)]
+    assert chains["B"][0][0].occ == pytest.approx(0.25)
+    assert chains["B"][0][0].pos.tolist() == pytest.approx([19, 30, 41])
+
+
 def test_another_file_is_refused_by_name(tmp_path):
     np.savez(tmp_path / "other.npz", x=1)
     for name in ("other.npz", "absent.npz"):

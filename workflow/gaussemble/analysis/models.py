@@ -63,7 +63,7 @@ def models(*, model: Path, neutral: Path, analysis: Path, map: Path, out: Path, 
     decoder = load_model(analysis / "heterogeneity" / "model.pt")
     refuse_other_mixture(neutral, mixture, decoder)
     center = mixture.center.double().numpy() + read_map(map).center
-    transition = transition_to_atoms(atoms.position, center, options.neighbors, options.reach)
+    transition = transition_to_atoms(atoms.position, center, options.neighbors, options.reach, matter(mixture))
     say_far(transition, model)
     for stale in out.glob("pc*.cif"):  # of an earlier run with more trajectories
         stale.unlink()
@@ -109,6 +109,12 @@ def refuse_other_mixture(path: Path, mixture: Mixture, decoder: DeformableMixtur
         )
 
 
+def matter(mixture: Mixture) -> Int[np.ndarray, " row"]:
+    """Gaussians that atoms may follow: those of negative amplitude are no molecule (all, where there are no others)."""
+    positive = np.flatnonzero(mixture.amplitude.numpy() > 0)
+    return positive if len(positive) else np.arange(len(mixture))
+
+
 @torch.no_grad()
 def gaussian_displacements(
     decoder: DeformableMixture, latent: Float[Tensor, "point latent"]
@@ -123,17 +129,19 @@ def transition_to_atoms(
     gaussian: Float64[np.ndarray, "gaussian 3"],
     neighbors: int = 32,
     reach: float | None = None,
+    rows: Int[np.ndarray, " row"] | None = None,
 ) -> Transition:
     """T_ij proportional to exp(-d_ij² / (2 reach²)) over the nearest Gaussians of each atom, rows normalised.
 
     Normalised before exponentials can vanish: however far an atom is, its nearest Gaussian keeps weight, and no row
-    is 0/0.
+    is 0/0. `rows`: the Gaussians that atoms may follow (None: all).
     """
-    tree = KDTree(gaussian)
+    rows = np.arange(len(gaussian)) if rows is None else rows
+    tree = KDTree(gaussian[rows])
     if reach is None:
         reach = _spacing(tree)
-    distance, nearest = tree.query(atom, k=list(range(1, min(neighbors, len(gaussian)) + 1)))  # type: ignore[arg-type]
-    return Transition(np.asarray(nearest), distance[:, 0], reach, softmax(-0.5 * (distance / reach) ** 2, axis=1))
+    distance, nearest = tree.query(atom, k=list(range(1, min(neighbors, len(rows)) + 1)))  # type: ignore[arg-type]
+    return Transition(rows[np.asarray(nearest)], distance[:, 0], reach, softmax(-0.5 * (distance / reach) ** 2, axis=1))
 
 
 def say_far(transition: Transition, path: Path) -> None:

@@ -31,6 +31,7 @@ COARSEST = 50.0  # Å, of the first round
 OUTSIDE = 0.1  # mask value below which a Gaussian is dropped
 FAINT = 0.01  # of the mean amplitude: a Gaussian below it is dropped
 GAIN = 0.005  # of the lowest FSC: a doubling that brings less is the last
+DOUBLED = 2.0  # times as many Gaussians a round on density alone; no fewer are tried
 BESIDE, LEAST_BESIDE = 1.5, 1.1  # times as many Gaussians a round beside those of a model; the least that is tried
 AGAIN = 2  # times more, at most, that the last number is fitted: later ones gained 0.005 each and cost as much
 EVEN = 0.05  # of the density, which attracts new Gaussians beside what is missing: every part is refined
@@ -47,10 +48,12 @@ class Round:
     held: float  # Å, where that FSC falls below the one to reach
     half: float  # Å, where it falls below 0.5
     seconds: float  # since the fit began
+    negative: int = 0  # of the Gaussians
 
     def __str__(self) -> str:
+        signs = f" ({self.negative} negative)" if self.negative else ""
         return (
-            f"{self.gaussians} Gaussians fitted to {self.resolution:.1f} Å: FSC with the map at least "
+            f"{self.gaussians} Gaussians{signs} fitted to {self.resolution:.1f} Å: FSC with the map at least "
             f"{self.lowest_fsc:.3f} up to there, 0.5 at {self.half:.1f} Å"
         )
 
@@ -60,17 +63,18 @@ def measure(mixture: Mixture, target: Target, fitted: float, wanted: float, star
     curve, frequency = correlation(mixture, target), ring_frequencies(target.box, target.pixel_size)
     held, half = (resolution(curve, frequency, threshold) for threshold in (wanted, 0.5))
     lowest = float(curve[1 : target.rings(fitted) + 1].min())
-    return Round(len(mixture), fitted, lowest, held, half, time.monotonic() - start)
+    negative = int((mixture.amplitude < 0).sum())
+    return Round(len(mixture), fitted, lowest, held, half, time.monotonic() - start, negative)
 
 
 def table(rounds: list[Round]) -> pd.DataFrame:
     """growth.csv."""
-    columns = ["gaussians", "resolution", "lowest_fsc", "resolution_target", "resolution_0.5", "seconds"]
+    columns = ["gaussians", "resolution", "lowest_fsc", "resolution_target", "resolution_0.5", "seconds", "negative"]
     return pd.DataFrame([astuple(one) for one in rounds], columns=columns)
 
 
 def next_step(
-    rounds: list[Round], target: Target, wanted: float, most: int, least: float = 2
+    rounds: list[Round], target: Target, wanted: float, most: int, least: float = DOUBLED
 ) -> Literal["finer", "more", "again", "stop"]:
     """The rule of growth: finer when the map is explained so far, else more Gaussians while that helps.
 
@@ -164,7 +168,7 @@ def worth_keeping(mixture: Mixture, target: Target) -> Tensor:
     index = (mixture.center / target.pixel_size).round().long() + target.box // 2
     within = ((index >= 0) & (index < target.box)).all(-1)
     x, y, z = index.clamp(0, target.box - 1).unbind(-1)
-    bright = mixture.amplitude > FAINT * mixture.amplitude.mean()
+    bright = mixture.amplitude.abs() > FAINT * mixture.amplitude.abs().mean()
     return within & (target.mask[z, y, x] > OUTSIDE) & bright
 
 

@@ -6,6 +6,7 @@ explained (`fit.growth`); an atomic model's Gaussians stay, with its geometry, a
 """
 
 import copy
+import math
 import time
 from pathlib import Path
 from typing import Literal
@@ -16,10 +17,25 @@ from pydantic import Field
 from gaussemble.errors import InputError
 from gaussemble.fit.asymmetric import folded, joined, symmetric_rows
 from gaussemble.fit.devices import DeviceName, choose_device
-from gaussemble.fit.growth import COARSEST, LEAST_BESIDE, Round, beside, enough, fewer, grown, measure, next_step, table
+from gaussemble.fit.growth import (
+    COARSEST,
+    DOUBLED,
+    LEAST_BESIDE,
+    Round,
+    beside,
+    enough,
+    fewer,
+    grown,
+    measure,
+    next_step,
+    room,
+    table,
+    worth_keeping,
+)
 from gaussemble.fit.parameters import Form, MixtureParameters
 from gaussemble.fit.projections import Schedule, Target, fit_round, make_target
 from gaussemble.fit.restraints import Restraints, among, geometry, read_restraints, unrestrained
+from gaussemble.fit.signed import out_of_reach, refined
 from gaussemble.io.files import read_csv, read_npz, write_csv, write_json
 from gaussemble.io.mixtures import read_mixture, write_mixture, write_pseudo_atoms
 from gaussemble.io.mrc import read_map, write_map
@@ -48,6 +64,12 @@ class Options(StageOptions):
         "model's, whose geometry is kept; auto: where the seeds have no count, and seeds.residual is on.",
     )
     most: int = Field(default=16384, ge=1, description="Most Gaussians to grow to.")
+    amplitudes: Literal["auto", "positive", "signed"] = Field(
+        default="auto",
+        description="Signs of the Gaussians that growth adds at the finest resolution: positive, as a molecule is; "
+        "signed, also negative ones for solvent below zero and ripples of sharpening; auto: signed only where "
+        "positive ones would not reach the target.",
+    )
     rounds: int = Field(
         default=3, ge=1, description="Without growth: resolutions from coarse to fine, each twice as fine as the last."
     )
@@ -92,6 +114,7 @@ def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> Non
     target = make_target(density, mask.voxels, finest, options.seed)
     start, kept = begin(seed, read_restraints(seeds, seed.center), options)
     rows: int | None = len(start)  # that stay, as the restraints name them
+    refuse_signs_without_growth(seeds, options)
     if not may_grow(seeds, options):
         parameters, rounds = fit_mixture(target, start, kept, options)
     elif len(kept) or on_model(seeds):
@@ -146,6 +169,15 @@ def may_grow(seeds: Path, options: Options) -> bool:
     return bool(read_npz(seeds, "seeds").get("grow", False))
 
 
+def refuse_signs_without_growth(seeds: Path, options: Options) -> None:
+    """Raise InputError where negative Gaussians are asked for, which only growth adds, and nothing may grow."""
+    if options.amplitudes == "signed" and not may_grow(seeds, options):
+        raise InputError(
+            f"option amplitudes is signed: growth adds the negative Gaussians, but the number of those in {seeds} is "
+            "fixed; set grow: yes, or leave seeds.count and grow: no out"
+        )
+
+
 def on_model(seeds: Path) -> bool:
     """Whether the seeds stand on an atomic model, as they say."""
     return bool(read_npz(seeds, "seeds").get("model", False))
@@ -173,7 +205,8 @@ def make_parameters(seed: Mixture, target: Target, options: Options) -> MixtureP
     """Parameters at the seeds, on the device."""
     torch.manual_seed(options.seed)  # of a decoder's first weights
     group = operators(options.symmetry).float()
-    parameters = MixtureParameters(seed, options.max_move, target.voxel, group, options.form)
+    widest = target.finest if (seed.amplitude < 0).any() else math.inf
+    parameters = MixtureParameters(seed, options.max_move, target.voxel, group, options.form, widest)
     return parameters.to(choose_device(options.device))
 
 
@@ -209,18 +242,26 @@ def grow(target: Target, seed: Mixture, options: Options) -> tuple[MixtureParame
     rounds: list[Round] = []
     seed = fewer(seed, target, operators(options.symmetry).float(), options.most, options.seed)
     parameters = best = make_parameters(seed, target, options)
+    signed = False
     while True:
         fit_round(parameters, target, resolution, schedule)
         rounds.append(measured(parameters.cpu(), target, resolution, options.target, start))
         if rounds[-1] is best_round(rounds):
             best = copy.deepcopy(parameters)
-        step = next_step(rounds, target, options.target, options.most)
+        if not signed and begins_signed(rounds, target, options, DOUBLED):
+            step, signed = "more", True
+        else:
+            step = next_step(rounds, target, options.target, options.most, LEAST_BESIDE if signed else DOUBLED)
         if step == "stop":
             break
         if step == "again":
             parameters.to(choose_device(options.device))
             continue
-        if step == "more":
+        if step == "more" and signed:
+            kept = detached(parameters)
+            kept = kept.select(worth_keeping(kept, target))
+            seed = refined(kept, parameters.operators, target, resolution, options.most, options.seed)
+        elif step == "more":
             seed = grown(parameters, target, resolution, options.seed)
         else:
             resolution = max(target.finest, resolution / 2)
@@ -237,9 +278,17 @@ def grow_beside(
     start, schedule = time.monotonic(), make_schedule(options)
     parameters, rounds = fit_mixture(target, seed, restraints, options)
     best, kept = copy.deepcopy(parameters), restraints if len(restraints) else None
-    while (step := next_step(rounds, target, options.target, options.most, LEAST_BESIDE)) != "stop":
+    signed = False
+    while True:
+        if not signed and begins_signed(rounds, target, options, LEAST_BESIDE):
+            step, signed = "more", True
+        else:
+            step = next_step(rounds, target, options.target, options.most, LEAST_BESIDE)
+        if step == "stop":
+            break
         if step == "more":
-            stand = beside(parameters, target, target.finest, options.most, options.seed)
+            more = (target, target.finest, options.most, options.seed)
+            stand = refined(detached(parameters), parameters.operators, *more) if signed else beside(parameters, *more)
             seed = joined(seed, stand.select(torch.arange(len(seed), len(stand))))
             parameters = make_parameters(seed, target, options)
             parameters.start_at(stand)
@@ -249,6 +298,17 @@ def grow_beside(
             best = copy.deepcopy(parameters)
     say_enough(rounds, options.target)
     return best, rounds
+
+
+def begins_signed(rounds: list[Round], target: Target, options: Options, least: float) -> bool:
+    """Whether Gaussians of both signs come next, after positive ones; said where that is not asked for but needed."""
+    now = rounds[-1]
+    if now.lowest_fsc >= options.target or LEAST_BESIDE * now.gaussians > room(target, options.most):
+        return False
+    if options.amplitudes == "auto" and out_of_reach(rounds, target, options.target, options.most, least):
+        say(f"neutral: positive Gaussians would not reach {options.target:g}; negative ones come beside them")
+        return True
+    return options.amplitudes == "signed" and now.resolution == target.finest
 
 
 def detached(parameters: MixtureParameters) -> Mixture:
@@ -282,6 +342,8 @@ def judge(rounds: list[Round], target: Target, options: Options) -> None:
     remedies = (
         "a coarser neutral.resolution, a tighter mask or more Gaussians (seeds.count or atoms, neutral.most) help"
     )
+    if options.amplitudes == "positive":
+        remedies += ", and so do negative ones (neutral.amplitudes: auto)"
     if options.strict:
         raise InputError(f"option strict: {found}; {remedies}")
     say(f"neutral: WARNING: {found}; {remedies}")
@@ -315,6 +377,8 @@ def write(
     curve = fsc_table(fitted, density.voxels, mask.voxels, density.pixel_size)
     reached = curve_resolution(curve, threshold=0.5)
     say(f"neutral: {len(mixture)} Gaussians agree with the map (FSC 0.5) to {reached:.1f} Å")
+    if negative := int((mixture.amplitude < 0).sum()):
+        say(f"neutral: {negative} of them are negative; neutral.amplitudes: positive does without")
     write_mixture(out / "mixture.npz", mixture, density)
     write_pseudo_atoms(out / "mixture.cif", mixture, density)
     write_map(out / "map.mrc", density.with_voxels(fitted))

@@ -79,7 +79,7 @@ class WanderPenalty(nn.Module):
 
     def forward(self, mixture: Mixture) -> Float[Tensor, " image"]:
         """Nats of each image."""
-        lost = (1 - mixture.amplitude.detach() / self.amplitude.clamp(min=1e-12)).clamp(0, 1)
+        lost = (1 - mixture.amplitude.detach().abs() / self.amplitude.abs().clamp(min=1e-12)).clamp(0, 1)
         squared = (mixture.center - self.center).square().sum(-1)
         return 0.5 * (lost**4 * squared).sum(-1) / self.deviation**2
 

@@ -62,22 +62,29 @@ def _refuse_unfit(path: Path, center: np.ndarray, box_center: np.ndarray, *other
 
 
 def write_pseudo_atoms(path: Path, mixture: Mixture, frame: Map) -> None:
-    """One atom a Gaussian: occupancy = amplitude over the largest, B-factor = 8 pi² width²."""
-    chain = gemmi.Chain("A")
+    """One atom a Gaussian: occupancy = absolute amplitude over the largest, B-factor = 8 pi² width².
+
+    Residues GAU in chain A; Gaussians of negative amplitude as residues NEG in chain B, since an occupancy is not
+    negative. A residue's number is the Gaussian's, from 1, in both.
+    """
+    chains = [gemmi.Chain("A"), gemmi.Chain("B")]
     amplitude = (mixture.amplitude / mixture.amplitude.abs().max()).tolist()
     for number, position in enumerate((mixture.center.double().numpy() + frame.center).tolist()):
         atom = gemmi.Atom()
         atom.name, atom.element = "C", gemmi.Element("C")
         atom.pos = gemmi.Position(*position)
-        atom.occ = amplitude[number]
+        atom.occ = abs(amplitude[number])
         atom.b_iso = 8 * math.pi**2 * float(mixture.width[number]) ** 2
         residue = gemmi.Residue()
-        residue.name, residue.seqid = "GAU", gemmi.SeqId(number + 1, " ")
+        negative = amplitude[number] < 0
+        residue.name, residue.seqid = "NEG" if negative else "GAU", gemmi.SeqId(number + 1, " ")
         residue.het_flag = "H"
         residue.add_atom(atom)
-        chain.add_residue(residue)
+        chains[negative].add_residue(residue)
     model = gemmi.Model(1)
-    model.add_chain(chain)
+    for chain in chains:
+        if len(chain):
+            model.add_chain(chain)
     structure = gemmi.Structure()
     structure.name = "mixture"
     structure.add_model(model)

@@ -58,9 +58,9 @@ class DecoderDesign:
 def anchor_positions(
     center: Float[Tensor, "gaussian 3"], weight: Float[Tensor, " gaussian"], count: int, seed: int
 ) -> Float[Tensor, "anchor 3"]:
-    """Centres of k-means over the Gaussians, weighted by their amplitudes; at most as many as Gaussians."""
+    """Centres of k-means over the Gaussians, weighted by their amplitudes (negative ones: hardly)."""
     means = KMeans(min(count, len(center)), n_init="auto", random_state=seed)
-    means.fit(center.numpy(), sample_weight=weight.clamp(min=0).numpy())
+    means.fit(center.numpy(), sample_weight=weight.clamp(min=1e-12).numpy())
     return torch.from_numpy(means.cluster_centers_).to(center.dtype)
 
 

@@ -271,9 +271,9 @@ def principal_axes(correlation: Float[Tensor, "read read"], count: int) -> Float
 class GaussianEncoder(nn.Module):
     """A vector for each Gaussian from what it is: the second encoder of GaussianEM, beside the one of images.
 
-    A perceptron of the position (in radii of the region), the logarithms of amplitude and width (in deviations), with
-    a normalised output: neighbours begin alike and stay alike, since they share the perceptron; vectors that are
-    learnt for each Gaussian by itself (the feature decoder's own) are freer. It sees no image.
+    A perceptron of the position (in radii of the region), the logarithms of amplitude (its sign left out) and width
+    (in deviations), with a normalised output: neighbours begin alike and stay alike, since they share the perceptron;
+    vectors that are learnt for each Gaussian by itself (the feature decoder's own) are freer. It sees no image.
     """
 
     described: Tensor
@@ -289,7 +289,7 @@ class GaussianEncoder(nn.Module):
         """Take the Gaussians that are described."""
         offset = region.center - region.center.mean(0)
         position = offset / offset.square().sum(-1).mean().sqrt().clamp(min=1e-6)
-        logarithms = torch.stack([region.amplitude.clamp(min=1e-12).log(), region.width.log()], dim=-1)
+        logarithms = torch.stack([region.amplitude.abs().clamp(min=1e-12).log(), region.width.log()], dim=-1)
         spread = logarithms.std(0, correction=0).clamp(min=1e-6)
         self.described.copy_(torch.cat([position, (logarithms - logarithms.mean(0)) / spread], dim=-1))
 

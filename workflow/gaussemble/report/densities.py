@@ -83,8 +83,10 @@ def neutral_mixture(results: Path, analysis: str) -> Drawing:
     for axes, name in zip(figure.subplots(1, 2), ("z", "y"), strict=True):
         background(axes, density, name, shown)
         across, up = (table.iloc[:, place] for place in PLANES[name])
-        size = min(16, 8000 / len(table)) * np.clip(table["amplitude"] / table["amplitude"].median(), 0.1, 4)
-        axes.scatter(across, up, s=size, facecolor="none", edgecolor=cluster_colors(1)[0], linewidth=0.8)
+        height = table["amplitude"].abs()
+        size = min(16, 8000 / len(table)) * np.clip(height / height.median(), 0.1, 4)
+        edges = np.where(table["amplitude"] < 0, INK, cluster_colors(1)[0])
+        axes.scatter(across, up, s=size, facecolor="none", edgecolor=edges, linewidth=0.8)
         axes.set_title(f"{len(table):,} Gaussians, seen along {name}" if name == "z" else f"seen along {name}")
         scale_bar(axes, np.ptp(axes.get_xlim()))
     return Drawing(figure, table)
@@ -259,7 +261,8 @@ def arrows(axes: Axes, first: np.ndarray, move: np.ndarray, length: np.ndarray, 
 def amplitude_rings(axes: Axes, table: pd.DataFrame, view: str) -> None:
     """Rings round Gaussians whose amplitude changes by more than a quarter of the median amplitude."""
     across, up = ("xyz"[place] for place in PLANES[view])
-    change = (table["amplitude_last"] - table["amplitude_first"]) / table["amplitude_first"].abs().median()
+    first, last = table["amplitude_first"].abs(), table["amplitude_last"].abs()
+    change = (last - first) / first.median()
     for sign, color in ((1, cluster_colors(5)[4]), (-1, INK)):
         part = table[sign * change > 0.25]
         axes.scatter(part[across], part[up], s=22, facecolor="none", edgecolor=color, linewidth=0.8)
