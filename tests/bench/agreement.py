@@ -31,7 +31,7 @@ from gaussemble.io.files import read_csv, read_json
 from gaussemble.prepare import consensus, particles
 
 ROOT = Path(".bench/agreement")
-HALVES = {"even": "odd", "odd": "even"}
+HALVES: dict[Any, str] = {"even": "odd", "odd": "even"}
 BOX, GAUSSIANS, EPOCHS, HIDDEN, RESOLUTION = 32, 128, 10, 64, 20.0
 PARTICLES, SNR = 1600, 0.2
 JUNK, JUNK_STATES = 0.1, 50
@@ -43,7 +43,7 @@ def with_junk(ensemble: Ensemble) -> Ensemble:
     rng = np.random.default_rng(11)
     sizes = np.diff(np.round(np.linspace(0, beads, 6)).astype(int))
     lumps = [ball(size, tuple(rng.normal(scale=28, size=3)), (1, 1, 1), 20 + n) for n, size in enumerate(sizes)]
-    turns = Rotation.random(JUNK_STATES, random_state=12).as_matrix()
+    turns = Rotation.random(JUNK_STATES, 12).as_matrix()
     junk = np.einsum("sij,bj->sbi", turns, np.concatenate(lumps) - np.concatenate(lumps).mean(0))
     label = np.zeros(len(ensemble), int) if ensemble.label is None else ensemble.label
     return Ensemble(
@@ -174,7 +174,7 @@ def truth_of(data: Path, verdict: dict[str, Any]) -> list[str]:
             table = read_csv(data / half / "main" / "latent" / "clusters.csv", ["particle", "cluster"])
             members = table["particle"][table["cluster"] == each[half]]
             column = truth["label"] if "label" in truth else truth["state"] * 0
-            share = column[members].value_counts(normalize=True)
+            share = pd.Series(column[members]).value_counts(normalize=True)
             kinds.append(f"{'junk' if share.index[0] == -1 else share.index[0]} {share.iloc[0]:.0%}")
         words.append(f"{' / '.join(kinds)}: {each['verdict']}")
     return words

@@ -169,16 +169,14 @@ def crossed_scores(
 
 def write_stability(out: Path, shared: Shared, nulls: list[Path]) -> dict[str, Any]:
     """stability.csv; returns how many clusters the halves find alike (beside the first null run), and a sentence."""
-    seen = [
-        Seen(own[rows], other[rows])
-        for rows, own, other in ((shared.half, shared.even, shared.odd), (~shared.half, shared.odd, shared.even))
-    ]
-    table, null = stability_table(*seen), None
+    rows = shared.half
+    even, odd = Seen(shared.even[rows], shared.odd[rows]), Seen(shared.odd[~rows], shared.even[~rows])
+    table, null = stability_table(even, odd), None
     path = nulls[0].parent / "stability.csv" if nulls else None
     if path and path.is_file():
         scores = ["rand_index", "prediction_strength"]
         null = read_csv(path, ["clusters", "rand_index_error", *scores])
-        beside = null[["clusters", *scores]].rename(columns={name: f"null_{name}" for name in scores})
+        beside = pd.DataFrame({"clusters": null["clusters"], **{f"null_{name}": null[name] for name in scores}})
         write_csv(out / "stability.csv", table.merge(beside, on="clusters", how="left"))
     else:
         write_csv(out / "stability.csv", table)

@@ -221,7 +221,7 @@ def motion_scores(even: Path, odd: Path) -> tuple[list[dict[str, Any]], list[pd.
     rows, fields = compare_changes(first, carried_over(second, own, points), points)
     found = {"even": gains(even, odd, first), "odd": gains(odd, even, second)}
     for row in rows:
-        parts = [found[half][row[half]] for half in ("even", "odd")]
-        row["gain"] = sum(part["gain"] for part in parts) / 2
-        row["gain_error"] = float(np.hypot(*(part["error"] for part in parts))) / 2
+        first_half, second_half = (found[half][row[half]] for half in ("even", "odd"))
+        row["gain"] = (first_half["gain"] + second_half["gain"]) / 2
+        row["gain_error"] = float(np.hypot(first_half["error"], second_half["error"])) / 2
     return rows, fields

@@ -261,8 +261,9 @@ def arrows(axes: Axes, table: pd.DataFrame, view: str) -> int:
     """The longest displacements of both halves, of what is there at both ends; returns how many times enlarged."""
     across, up = ("xyz"[place] for place in PLANES[view])
     there = table["mass"] * table["present_even"] * table["present_odd"] > 0.2 * table["mass"].median()
-    length = np.sqrt(sum(np.square(table[f"d{axis}_{half}"]) for axis in "xyz" for half in HALVES)).where(there, 0.0)
-    drawn = table.loc[length.nlargest(ARROWS).index]
+    columns = [f"d{axis}_{half}" for axis in "xyz" for half in HALVES]
+    length = np.where(there, np.linalg.norm(table[columns].to_numpy(float), axis=1), 0.0)
+    drawn = table.iloc[np.argsort(-length, kind="stable")[:ARROWS]]
     short = 0.08 * np.ptp(axes.get_xlim()) / max(float(length.max()), 1e-9)
     times = next((each for each in (10, 5, 2) if each <= short), 1)
     for half in HALVES:
