@@ -14,7 +14,7 @@ from gaussemble.analysis.verdict import SCORES
 from gaussemble.io.files import read_csv, read_json
 from gaussemble.report.curves import stacked
 from gaussemble.report.densities import PLANES, VIEWS, background, grey_limits, show
-from gaussemble.report.results import Density, extent, pixels, projection, read_density, window
+from gaussemble.report.results import Density, Window, extent, pixels, projection, read_density, window
 from gaussemble.report.style import (
     INK,
     LINE,
@@ -238,16 +238,34 @@ def agreement_motions(results: Path, analysis: str) -> Drawing:
         table = read_csv(folder / "motions" / f"match_{number}.csv", ["x", "y", "z", "dx_even", "dx_odd"])
         name = pair_name(each)
         tables[name] = table
-        for axes, view in zip(row, ("z", "y"), strict=True):
-            background(axes, density, view, shown)
-            times = arrows(axes, table, view)
-            scale = f"; arrows × {times}" if times > 1 else ""
-            axes.set_title(f"{name}: {motion_words(each)}{scale}" if view == "z" else f"seen along {view}", fontsize=9)
+        draw = presence if each["kind"] == "presence" else displacement
+        first, second = draw(row, table, density, shown)
+        row[0].set_title(f"{name}: {motion_words(each)}{first}", fontsize=9)
+        row[1].set_title(second, fontsize=9)
         scale_bar(row[0], np.ptp(row[0].get_xlim()))
     for half in HALVES:
         grid[0, 0].plot([], [], color=SPLITS[half], label=f"{half} half")
     figure.legend(loc="outside lower left", ncols=2)
     return Drawing(figure, stacked(tables, "match"))
+
+
+def displacement(row: np.ndarray, table: pd.DataFrame, density: Density, shown: Window) -> tuple[str, str]:
+    """Arrows of both halves, seen from two sides; returns the panels' titles."""
+    times = 1
+    for axes, view in zip(row, ("z", "y"), strict=True):
+        background(axes, density, view, shown)
+        times = arrows(axes, table, view)
+    return (f"; arrows × {times}" if times > 1 else ""), "seen along y"
+
+
+def presence(row: np.ndarray, table: pd.DataFrame, density: Density, shown: Window) -> tuple[str, str]:
+    """What appears and what vanishes in each half, seen along y; returns the panels' titles."""
+    across, up = ("xyz"[place] for place in PLANES["y"])
+    for axes, half in zip(row, HALVES, strict=True):
+        background(axes, density, "y", shown)
+        colors = {"c": table[f"presence_{half}"], "cmap": SIGNED, "vmin": -1, "vmax": 1}
+        axes.scatter(table[across], table[up], s=14, edgecolor=PALE, linewidth=0.3, **colors)
+    return ", even half", "odd half: more (orange) and less (violet) at one end"
 
 
 def motion_words(motion: dict[str, Any]) -> str:

@@ -90,6 +90,15 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Maps from one end of each principal component to the other, reconstructed from the particles nearest to each "
         "point and, below, as decoded by the network; the percentage is the share of particles before that point.",
     ),
+    "trajectory_fsc": (
+        "Resolution along the trajectories",
+        "How far two halves of the particles of each point, and of each selection of your own, give the same map.",
+    ),
+    "motion_corrected": (
+        "All particles, their motion taken back",
+        "Central slices of the consensus and of one map of all particles in which the motions of rigid bodies are "
+        "taken back, and how far half-maps agree.",
+    ),
     "motion_quiver": (
         "Motion of the Gaussians",
         "Arrows lead from where each Gaussian is at the start of a trajectory to where it is at the end; a ring marks "
@@ -120,7 +129,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "agreement_motions": (
         "Even against odd: motions",
-        "Matched motions of the two halves from one end to the other, as displacements of the same Gaussians.",
+        "Matched motions of the two halves from one end to the other, as displacements of the same Gaussians; where "
+        "most of the change is what is present, how much more or less of each Gaussian there is.",
     ),
     "agreement_latents": (
         "Even against odd: the same particles by both networks",
@@ -150,7 +160,11 @@ CHAPTERS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         "States",
         ("latent_pca", "latent_umap", "cluster_number", "cluster_sizes", "cluster_slices", "cluster_fsc"),
     ),
-    ("motions", "Motions", ("trajectory_slices", "motion_quiver", "displacement")),
+    (
+        "motions",
+        "Motions",
+        ("trajectory_slices", "trajectory_fsc", "motion_corrected", "motion_quiver", "displacement"),
+    ),
     (
         "agreement",
         "Even against odd",
