@@ -164,6 +164,8 @@ def make_analysis(folder: Path, numbers: np.ndarray, particles: int, seed: int, 
         chosen = truth[clusters == number]
         mixture = molecule(float(chosen["swing"].mean()), float(chosen["occupied"].mean()))
         make_volume(folder / "volumes" / f"cluster_{number}", mixture, 10 * seed + number)
+    for name in ("motion_corrected", "selection_mine"):
+        make_volume(folder / "volumes" / name, molecule(0.0, 0.5), seed)
     for name in ("pc1", "pc2"):
         points = pd.read_csv(folder / "latent" / "trajectories" / f"{name}.csv")
         for number, (z1, z2) in enumerate(points[["z1", "z2"]].to_numpy(), start=1):

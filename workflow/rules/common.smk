@@ -254,12 +254,18 @@ STAGE_FILES = {
     "heterogeneity": "results/{dataset}/{split}/{analysis}/heterogeneity/model.pt",
     "latent": "results/{dataset}/{split}/{analysis}/latent/embedding.csv",
     "volumes": "results/{dataset}/{split}/{analysis}/volumes",
+    "motion_corrected": "results/{dataset}/{split}/{analysis}/volumes",
     "models": "results/{dataset}/{split}/{analysis}/models",
     "agreement": "results/{dataset}/agreement/{analysis}/verdict.json",
     "truth": "results/{dataset}/truth/{analysis}.json",
 }
 ABSENT = set() if config["seeds"]["model"] else {"models"}
 ABSENT |= set() if "simulate" in config else {"simulate", "truth"}
+ABSENT |= (
+    set()
+    if all(each["volumes"]["motion"] for each in config["analyses"].values())
+    else {"motion_corrected"}
+)
 
 
 def figures():

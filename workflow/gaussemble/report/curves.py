@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gaussemble.io.files import read_csv
-from gaussemble.report.results import cluster_count, main_curve
+from gaussemble.report.results import main_curve
 from gaussemble.report.style import (
     INK,
     LINE,
@@ -30,13 +31,17 @@ GROWTH_COLUMNS = ["gaussians", "resolution", "lowest_fsc"]
 def fsc_figure(curves: dict[str, pd.DataFrame], colors: list, threshold: float = 0.143) -> Figure:
     """Several half-map curves on one pair of axes; the legend says where each crosses the threshold."""
     figure = new_figure()
-    axes = figure.subplots()
+    fsc_curves(figure.subplots(), curves, colors, threshold)
+    return figure
+
+
+def fsc_curves(axes: Axes, curves: dict[str, pd.DataFrame], colors: list, threshold: float = 0.143) -> None:
+    """The curves of `fsc_figure`, on axes that are there."""
     for (label, curve), color in zip(curves.items(), colors, strict=True):
         draw_fsc(axes, curve, main_curve(curve), label, threshold, color=color)
     correlation_axis(axes, min(float(np.min(curve[main_curve(curve)])) for curve in curves.values()))
     resolution_axis(axes, max(float(np.max(curve["frequency"])) for curve in curves.values()))
     axes.legend(title=f"crosses {threshold:g} at", alignment="left", title_fontsize=9)
-    return figure
 
 
 def stacked(curves: dict[str, pd.DataFrame], name: str) -> pd.DataFrame:
@@ -100,17 +105,6 @@ def neutral_growth(results: Path, analysis: str) -> Drawing:
     axes.set_ylabel("lowest FSC with the map up to the resolution")
     axes.set_ylim(min(0.0, lowest.min()), 1.02)
     return Drawing(figure, table)
-
-
-def cluster_fsc(results: Path, analysis: str) -> Drawing:
-    """Half-map FSC of each cluster's reconstruction."""
-    folder = results / "full" / analysis
-    count = cluster_count(folder)
-    curves = {
-        f"cluster {number}": read_csv(folder / "volumes" / f"cluster_{number}" / "fsc.csv", FSC_COLUMNS)
-        for number in range(1, count + 1)
-    }
-    return Drawing(fsc_figure(curves, cluster_colors(count)), stacked(curves, "cluster"))
 
 
 def noise_spectrum(results: Path, analysis: str) -> Drawing:

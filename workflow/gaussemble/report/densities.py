@@ -12,7 +12,6 @@ from gaussemble.report.results import (
     Density,
     Window,
     binned,
-    cluster_count,
     extent,
     pixels,
     projection,
@@ -25,7 +24,6 @@ from gaussemble.report.style import (
     DENSITY,
     INK,
     ORDERED,
-    PALE,
     SIGNED,
     Drawing,
     blank,
@@ -117,78 +115,6 @@ def background(axes: Axes, density: Density, view: str, shown: Window) -> None:
     image = projection(density.voxels, VIEWS[view], shown)
     low, high = grey_limits([image])
     show(axes, image, (low, high + 0.8 * (high - low)), extent(density, shown))
-
-
-def cluster_slices(results: Path, analysis: str) -> Drawing:
-    """Each cluster's map and its difference from the consensus, both seen along z and along x."""
-    folder = results / "full" / analysis
-    consensus = read_density(results / "full" / "consensus" / "map.mrc")
-    mask = read_density(results / "full" / "consensus" / "mask.mrc").voxels
-    shown = window(mask)
-    count = cluster_count(folder)
-    panels: dict[str, np.ndarray] = {}
-    for number in range(1, count + 1):
-        voxels = read_density(folder / "volumes" / f"cluster_{number}" / "map.mrc").voxels
-        for view in ("z", "x"):
-            panels[f"cluster {number}, along {view}"] = projection(voxels * mask, VIEWS[view], shown)
-            difference = projection((voxels - consensus.voxels) * mask, VIEWS[view], shown)
-            panels[f"cluster {number} minus consensus, along {view}"] = difference
-    figure = new_figure(max(4.0, 0.5 + 1.7 * count), 7.6)
-    grid = figure.subplots(4, count, squeeze=False)
-    edges = extent(consensus, shown)
-    grey = grey_limits([image for name, image in panels.items() if "minus" not in name])
-    most = max(float(np.percentile(np.abs(image), 99.7)) for name, image in panels.items() if "minus" in name)
-    for number in range(1, count + 1):
-        column = grid[:, number - 1]
-        for row, view in ((0, "z"), (2, "x")):
-            show(column[row], panels[f"cluster {number}, along {view}"], grey, edges)
-            difference = panels[f"cluster {number} minus consensus, along {view}"]
-            show(column[row + 1], difference, (-most, most), edges, SIGNED)
-        column[0].set_title(
-            f"cluster {number}", color=cluster_colors(count)[number - 1], fontweight="bold", loc="center"
-        )
-    for axes, label in zip(grid[:, 0], ("seen along z", "difference", "seen along x", "difference"), strict=True):
-        axes.set_ylabel(label)
-    scale_bar(grid[0, 0], edges[1] - edges[0])
-    colors = ScalarMappable(Normalize(-most, most), SIGNED)
-    bar = figure.colorbar(colors, ax=grid, orientation="horizontal", shrink=0.4, aspect=40, pad=0.02)
-    bar.set_ticks([-most, 0, most], labels=["less", "as consensus", "more"])
-    return Drawing(figure, pixels(panels))
-
-
-def telling_view(first: np.ndarray, last: np.ndarray, shown: Window) -> str:
-    """The axis along which two maps look most different."""
-    change = {view: projection(last - first, axis, shown).std() for view, axis in VIEWS.items()}
-    return max(change, key=lambda view: change[view])
-
-
-def trajectory_slices(results: Path, analysis: str) -> Drawing:
-    """Points of each trajectory: reconstructed from the nearest particles, and decoded by the network."""
-    folder = results / "full" / analysis
-    mask = read_density(results / "full" / "consensus" / "mask.mrc")
-    shown, edges = window(mask.voxels), extent(mask, window(mask.voxels))
-    paths = trajectories(folder)
-    most = max(len(points) for points in paths.values())
-    figure = new_figure(max(4.0, 0.6 + 1.45 * most), 0.3 + 3.2 * len(paths))
-    grid = figure.subplots(2 * len(paths), most, squeeze=False)
-    panels: dict[str, np.ndarray] = {}
-    for row, (name, points) in enumerate(paths.items()):
-        places = [folder / "volumes" / f"trajectory_{name}_{number}" for number in points["point"]]
-        ends = [read_density(places[end] / "decoded.mrc").voxels for end in (0, -1)]
-        view = telling_view(ends[0], ends[1], shown)
-        for line, (file, label) in enumerate((("map", "reconstructed"), ("decoded", "decoded"))):
-            images = [projection(read_density(place / f"{file}.mrc").voxels, VIEWS[view], shown) for place in places]
-            for number, axes in enumerate(grid[2 * row + line]):
-                if number >= len(images):
-                    axes.set_visible(False)
-                    continue
-                show(axes, images[number], grey_limits(images), edges)
-                panels[f"{name} {number + 1}, {label}, along {view}"] = images[number]
-                if line == 0:
-                    axes.set_title(f"{points['percentile'].iloc[number]:.0f} %", loc="center", color=PALE)
-            grid[2 * row + line, 0].set_ylabel(f"{name} along {view}\n{label}")
-    scale_bar(grid[0, 0], edges[1] - edges[0])
-    return Drawing(figure, pixels(panels))
 
 
 def motion_table(folder: Path) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from pydantic import Field
 from gaussemble.errors import InputError
 from gaussemble.io.files import write_csv, written
 from gaussemble.options import StageOptions
-from gaussemble.report import agreement, curves, densities, evidence, latents, numbers, particles
+from gaussemble.report import agreement, curves, densities, evidence, latents, numbers, particles, volumes
 from gaussemble.report.style import SETTINGS, Drawing
 
 FIGURES: dict[str, Callable[[Path, str], Drawing]] = {
@@ -35,9 +35,11 @@ FIGURES: dict[str, Callable[[Path, str], Drawing]] = {
     "latent_umap": latents.latent_umap,
     "cluster_number": numbers.cluster_number,
     "cluster_sizes": latents.cluster_sizes,
-    "cluster_slices": densities.cluster_slices,
-    "cluster_fsc": curves.cluster_fsc,
-    "trajectory_slices": densities.trajectory_slices,
+    "cluster_slices": volumes.cluster_slices,
+    "cluster_fsc": volumes.cluster_fsc,
+    "trajectory_slices": volumes.trajectory_slices,
+    "trajectory_fsc": volumes.trajectory_fsc,
+    "motion_corrected": volumes.motion_corrected,
     "motion_quiver": densities.motion_quiver,
     "displacement": curves.displacement,
     "agreement_matrix": agreement.agreement_matrix,

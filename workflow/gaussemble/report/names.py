@@ -1,7 +1,8 @@
 """The figures' names, each with the stages whose files it reads; the workflow reads these constants without importing.
 
 A stage of the list that a run does not have (`models` without an atomic model, `simulate` and `truth` without a
-simulation) leaves its figures out. Every figure reads the split `full`; those of EVERY_SPLIT read `even` and `odd` too.
+simulation, `motion_corrected` where not all analyses make that map) leaves its figures out. Every figure reads the
+split `full`; those of EVERY_SPLIT read `even` and `odd` too.
 Those of DATASET_FIGURES are the same for every analysis of a data set; first those of its particles.
 """
 
@@ -25,6 +26,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "cluster_slices": ("volumes", "latent", "consensus"),
     "cluster_fsc": ("volumes", "latent"),
     "trajectory_slices": ("volumes", "latent", "consensus"),
+    "trajectory_fsc": ("volumes", "latent"),
+    "motion_corrected": ("motion_corrected", "volumes", "consensus"),
     "motion_quiver": ("heterogeneity", "latent", "consensus"),
     "displacement": ("models",),
     "agreement_matrix": ("agreement",),

@@ -104,7 +104,10 @@ def analysis_part(results: Path, name: str, absent: dict[str, str]) -> dict[str,
 def chapter_text(results: Path, name: str, chapter: str, verdict: dict[str, Any]) -> tuple[list[str], list[dict]]:
     """The sentences and tables of a chapter."""
     if chapter == "states":
-        return structure_lines(results / "full" / name), [cluster_table(results / "full" / name)]
+        folder = results / "full" / name
+        return structure_lines(folder) + skipped_lines(folder), [cluster_table(folder), *selection_tables(folder)]
+    if chapter == "motions":
+        return [], body_tables(results / "full" / name)
     if chapter == "agreement":
         tables = [match_table(verdict)] + [motion_table(verdict)] * bool(verdict["motions"])
         return agreement_lines(verdict), tables
@@ -139,11 +142,50 @@ def cluster_table(folder: Path) -> dict[str, Any]:
     counts = read_csv(folder / "latent" / "clusters.csv", ["cluster"])["cluster"].value_counts().sort_index()
     rows = []
     for number, count in counts.items():
-        fsc = read_csv(folder / "volumes" / f"cluster_{number}" / "fsc.csv", ["frequency", "fsc_masked"])
-        limits = [crossing_text(fsc["frequency"], fsc[main_curve(fsc)], at) for at in (0.143, 0.5)]
-        share = count / counts.sum()
+        limits, share = resolutions(folder / "volumes" / f"cluster_{number}"), count / counts.sum()
         rows.append([number, f"{count:,}", percent(share, np.sqrt(share * (1 - share) / counts.sum())), *limits])
     return table(["cluster", "particles", "share", "Å at FSC 0.143", "Å at FSC 0.5"], rows, "nnnnn")
+
+
+def resolutions(state: Path) -> list[str]:
+    """Å at FSC 0.143 and 0.5 of a state; it has no map where it was too small."""
+    if not (state / "fsc.csv").is_file():
+        return ["no map", "no map"]
+    fsc = read_csv(state / "fsc.csv", ["frequency", "fsc_masked"])
+    return [crossing_text(fsc["frequency"], fsc[main_curve(fsc)], at) for at in (0.143, 0.5)]
+
+
+def skipped_lines(folder: Path) -> list[str]:
+    """The states that got no map, with the reasons."""
+    path = folder / "volumes" / "report.json"
+    skipped = read_json(path)["skipped"] if path.is_file() else []
+    return [f"{each['name'].replace('_', ' ')} has no map: {each['reason']}." for each in skipped]
+
+
+def selection_tables(folder: Path) -> list[dict[str, Any]]:
+    """The user's selections, if there are any."""
+    path = folder / "volumes" / "report.json"
+    states = read_json(path)["states"] if path.is_file() else []
+    rows = [
+        [each["name"].removeprefix("selection_"), f"{each['particles']:,}", *resolutions(path.parent / each["name"])]
+        for each in states
+        if each["name"].startswith("selection_")
+    ]
+    return [table(["selection", "particles", "Å at FSC 0.143", "Å at FSC 0.5"], rows, " nnn")] * bool(rows)
+
+
+def body_tables(folder: Path) -> list[dict[str, Any]]:
+    """What the motion-corrected map, if there is one, has of each body."""
+    path = folder / "volumes" / "report.json"
+    motion = read_json(path)["motion"] if path.is_file() else None
+    if motion is None:
+        return []
+    rows = [
+        [number, body["gaussians"], *(f"{body[key]:.1f}" for key in ("motion", "resolution", "consensus_resolution"))]
+        for number, body in enumerate(motion["bodies"], start=1)
+    ]
+    columns = ["body", "Gaussians", "moves by (Å)", "Å at FSC 0.143, motion taken back", "Å in the consensus"]
+    return [table(columns, rows, "nnnnn", "Rigid bodies of the motion-corrected map, each in a mask of its own")]
 
 
 def match_table(verdict: dict[str, Any]) -> dict[str, Any]:

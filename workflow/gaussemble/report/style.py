@@ -1,13 +1,14 @@
 """How figures look: colours that colour-blind readers tell apart, axes of frequency, panels of density."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 
 from gaussemble.report.results import crossing_text
@@ -99,6 +100,19 @@ def blank(axes: Axes) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def difference_bar(figure: Figure, axes: Any, most: float) -> None:
+    """The colours of difference maps, below the panels."""
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(-most, most), SIGNED),
+        ax=axes,
+        orientation="horizontal",
+        shrink=0.4,
+        aspect=40,
+        pad=0.02,
+    )
+    bar.set_ticks([-most, 0, most], labels=["less", "as consensus", "more"])
 
 
 def scale_bar(axes: Axes, width: float) -> None:
