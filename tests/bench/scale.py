@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "resources/demo_molecule.cif"
 BOX, PIXEL, SNR, GAUSSIANS, SAMPLES, SEED = 32, 8.0, 0.5, 128, 4, 0
 BOUNDS = {  # MB: libraries and what a stage needs by itself, and bytes a particle on top
-    "simulate": (900, 500),
+    "simulate": (900, 13_000),  # its images are in memory
     "particles": (900, 2500),
     "consensus": (1100, 500),
     "seeds": (700, 0),
