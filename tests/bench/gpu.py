@@ -6,8 +6,8 @@ The loss is the whitened squared residual after a CTF; gradients are those of ce
 Widths are 1.2 to 1.7 pixels. Matrix products and copies are measured in the same run, float32 without TF32, and the
 separable form's share of both is what its products, and its factors written and read once, would take at those rates.
 
-`scatter` is spreading in plain torch, by an atomic addition for each sample of each Gaussian: not part of the package,
-it is here to say whether spreading would win on a GPU. `tests/bench/test_gpu_bench.py` holds it to `project`.
+Spreading adds each sample of each Gaussian by an atomic addition (physics/gaussian_patches.py). `auto` takes the
+separable form on a GPU; this table says whether it should.
 """
 
 import argparse
@@ -18,8 +18,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gaussemble.physics import spreading
-from gaussemble.physics.fourier import axis_frequencies
 from gaussemble.physics.projection import project
 from gaussemble.physics.rotations import random_rotations
 from gaussemble.quantities import Mixture
@@ -28,38 +26,13 @@ Engine = Callable[[Mixture, Tensor, int, float], Tensor]
 
 
 def separable(mixture: Mixture, rotation: Tensor, box: int, pixel_size: float) -> Tensor:
-    """The package's form on a GPU."""
+    """The exact form."""
     return project(mixture, rotation, box, pixel_size, "separable")
 
 
-def scatter(mixture: Mixture, rotation: Tensor, box: int, pixel_size: float) -> Tensor:
-    """Half transforms by spreading with `index_add_`, on any device, within the tolerance of `spreading`."""
-    images, sample_widths = len(rotation), mixture.width.detach() / pixel_size
-    narrowest, widest = (float(value) for value in sample_widths.aminmax())
-    grid = spreading.plan_grid(narrowest, widest, len(mixture), box)
-    if grid is None:
-        raise ValueError(f"widths of {narrowest:.2f} to {widest:.2f} pixels cannot be spread in a box of {box}")
-    size, sample = grid.size, box * pixel_size / grid.size
-    place = mixture.center @ rotation[:, :2].to(mixture.center.dtype).mT / sample
-    width = ((mixture.width / sample).square() + grid.extra**2).sqrt()
-    reach = math.ceil(grid.cut * math.hypot(widest * pixel_size / sample, grid.extra))
-    offset = torch.arange(1 - reach, reach + 1, device=place.device)
-    first = place.detach().floor().long()
-    distance = first[..., None] + offset - place[..., None]  # (image, gaussian, 2, column)
-    factor = torch.exp(-0.5 * (distance / width[..., None, None]).square())
-    height = (mixture.amplitude / (2 * math.pi * width.square()))[..., None]
-    values = (height * factor[..., 1, :])[..., :, None] * factor[..., 0, None, :]
-    column, row = ((first[..., axis, None] + offset) % size for axis in (0, 1))
-    image = torch.arange(images, device=place.device)[:, None, None, None]
-    index = (image * size + row[..., :, None]) * size + column[..., None, :]
-    samples = values.new_zeros(images * size * size).index_add(0, index.flatten(), values.flatten())
-    transform = torch.fft.rfft2(samples.reshape(images, size, size))
-    transform = spreading._moved(transform, size, box, forth=True)
-    if not grid.extra:
-        return transform
-    frequency_y, frequency_x = axis_frequencies(box, size / box, width.dtype, width.device)
-    squared = frequency_y.square()[:, None] + frequency_x.square()
-    return transform * torch.exp(2 * (math.pi * grid.extra) ** 2 * squared)
+def spread(mixture: Mixture, rotation: Tensor, box: int, pixel_size: float) -> Tensor:
+    """The other form."""
+    return project(mixture, rotation, box, pixel_size, "spreading")
 
 
 def problem(images: int, gaussians: int, box: int, device: str) -> tuple[list[Tensor], Tensor, Tensor]:
@@ -153,7 +126,7 @@ def main() -> None:
     print("| box | Gaussians | engine | batch | images/s | ms an image | MB a step | share of products | of copies |")
     print("|---|---|---|---|---|---|---|---|---|")
     for box, gaussians in ((64, 2048), (128, 256), (128, 2048), (128, 8192), (256, 2048)):
-        for name, engine in (("separable", separable), ("scatter", scatter)):
+        for name, engine in (("separable", separable), ("spreading", spread)):
             images, seconds, memory = rows(engine, gaussians, box, limit)
             shares = ("", "")
             if name == "separable":

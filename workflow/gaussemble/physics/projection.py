@@ -16,7 +16,7 @@ from gaussemble.physics.fourier import axis_frequencies
 from gaussemble.physics.spreading import choose_grid, spread, spread_tangents
 from gaussemble.quantities import Mixture
 
-Engine = Literal["auto", "separable"]
+Engine = Literal["auto", "separable", "spreading"]
 
 
 def _factor(position: Tensor, width: Tensor, frequency: Tensor, amplitude: Tensor | None = None) -> Tensor:
@@ -78,11 +78,8 @@ def project_tangents(
     """
     views = rotation[:, :2, :].mT.to(mixture.center.dtype)
     place = mixture.center @ views
-    grid = (
-        None
-        if engine == "separable" or _tracked(mixture, rotation, *tangents)
-        else choose_grid(mixture, box, pixel_size)
-    )
+    exact = engine == "separable" or place.is_cuda or _tracked(mixture, rotation, *tangents)
+    grid = None if exact else choose_grid(mixture, box, pixel_size)
     if grid is not None and place.isfinite().all():
         rates = [(tangent.center @ views, tangent) for tangent in tangents]
         return spread_tangents(place, mixture, rates, box, pixel_size, grid)
@@ -114,13 +111,15 @@ def project(
     One mixture serves all images, or each image has its own. `box` and `pixel_size` choose the band: a smaller box
     with a larger pixel over the same field of view gives the same low-frequency coefficients.
 
-    The engine: `separable` is exact; `auto` takes `spreading`, within its tolerance of that and much quicker, where it
-    can be used (float32 on a CPU, widths that a grid can hold).
+    The engine: `separable` is exact; `spreading`, within its tolerance of that and on a CPU much quicker, is taken
+    where it can be (float32, widths that a grid can hold); `auto` takes it on a CPU and not on a GPU, where nobody has
+    measured which is the quicker.
     """
     mixture = mixture.expand(len(rotation))
     dtype, device = mixture.center.dtype, mixture.center.device
     place = mixture.center @ rotation[:, :2, :].to(dtype).mT
-    grid = None if engine == "separable" else choose_grid(mixture, box, pixel_size)
+    spreads = engine == "spreading" or (engine == "auto" and not place.is_cuda)
+    grid = choose_grid(mixture, box, pixel_size) if spreads else None
     if grid is not None and place.detach().isfinite().all():
         return spread(place, mixture, box, pixel_size, grid)
     x, y = place.unbind(-1)

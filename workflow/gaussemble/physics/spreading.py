@@ -25,7 +25,7 @@ from scipy.fft import next_fast_len
 from scipy.special import erfcinv
 from torch import Tensor
 
-from gaussemble.physics import gaussian_loops
+from gaussemble.physics import gaussian_loops, gaussian_patches
 from gaussemble.physics.fourier import axis_frequencies
 from gaussemble.quantities import Mixture
 
@@ -136,9 +136,9 @@ def _moved(transform: Complex[Tensor, "image y half_x"], size: int, box: int, fo
     return moved
 
 
-def _undone(grid: Grid, box: int, dtype: torch.dtype) -> Float[Tensor, "y half_x"]:
-    """What takes the common kernel's width out of a transform of the box."""
-    frequency_y, frequency_x = axis_frequencies(box, grid.size / box, dtype)
+def _undone(grid: Grid, box: int, like: Complex[Tensor, "*images y half_x"]) -> Float[Tensor, "y half_x"]:
+    """What takes the common kernel's width out of a transform of the box, on its device."""
+    frequency_y, frequency_x = axis_frequencies(box, grid.size / box, like.real.dtype, like.device)
     return torch.exp(2 * (math.pi * grid.extra) ** 2 * (frequency_y.square()[:, None] + frequency_x.square()))
 
 
@@ -158,41 +158,58 @@ def _kinds(width: Float[Tensor, "image gaussian"], cut: float) -> tuple[list[tup
     return kinds, COLUMNS[last] // 2
 
 
+def _add(x: Tensor, y: Tensor, amplitude: Tensor, width: Tensor, size: int, cut: float) -> Tensor:
+    """Sums of Gaussians (image, N) on periodic grids, by the loops."""
+    kinds, margin = _kinds(width, cut)
+    arrays = [part.contiguous() for part in (x + margin, y + margin, amplitude, width)]
+    padded = x.new_zeros(len(x), size + 2 * margin, size + 2 * margin)
+    for kind in kinds:
+        _each(gaussian_loops.add, padded, *arrays, *kind)
+    return _wrap(padded, size)
+
+
+def _gather(
+    grid: Tensor, x: Tensor, y: Tensor, amplitude: Tensor, width: Tensor, cut: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Derivatives of `sum grid * _add(...)` with respect to the Gaussians' parameters, by the loops."""
+    kinds, margin = _kinds(width, cut)
+    arrays = [part.contiguous() for part in (x + margin, y + margin, amplitude, width)]
+    padded = _unwrap(grid, margin)
+    by_x, by_y, by_amplitude, by_width = (torch.empty_like(arrays[0]) for _ in range(4))
+    for kind in kinds:
+        _each(gaussian_loops.gather, padded, *arrays, *kind, by_x, by_y, by_amplitude, by_width)
+    return by_x, by_y, by_amplitude, by_width
+
+
 class _Spreading(torch.autograd.Function):
     """Half transforms of sums of Gaussians; positions (image, N) in samples of the grid, in [0, size)."""
 
     @staticmethod
     def forward(ctx, x, y, amplitude, width, grid, box):
-        ctx.kinds, margin = _kinds(width, grid.cut)
-        arrays = [part.contiguous() for part in (x + margin, y + margin, amplitude, width)]
-        ctx.save_for_backward(*arrays)
-        ctx.grid, ctx.box, ctx.margin = grid, box, margin
-        padded = x.new_zeros(len(x), grid.size + 2 * margin, grid.size + 2 * margin)
-        for kind in ctx.kinds:
-            _each(gaussian_loops.add, padded, *arrays, *kind)
-        transform = _moved(torch.fft.rfft2(_wrap(padded, grid.size)), grid.size, box, forth=True)
-        return transform * _undone(grid, box, x.dtype) if grid.extra else transform
+        ctx.save_for_backward(x, y, amplitude, width)
+        ctx.grid, ctx.box = grid, box
+        add = gaussian_patches.add if x.is_cuda else _add
+        samples = add(x, y, amplitude, width, grid.size, grid.cut)
+        transform = _moved(torch.fft.rfft2(samples), grid.size, box, forth=True)
+        return transform * _undone(grid, box, transform) if grid.extra else transform
 
     @staticmethod
     def backward(ctx, *gradients):
         (gradient,), grid = gradients, ctx.grid
-        arrays = ctx.saved_tensors
         if grid.extra:
-            gradient = gradient * _undone(grid, ctx.box, gradient.real.dtype)
+            gradient = gradient * _undone(grid, ctx.box, gradient)
         moved = _moved(gradient, grid.size, ctx.box, forth=False).clone()
         moved[..., 1 : (grid.size + 1) // 2] *= 0.5  # the inverse counts them and their mates
         samples = torch.fft.irfft2(moved, s=(grid.size, grid.size), norm="forward")
-        padded = _unwrap(samples, ctx.margin)
-        results = [torch.empty_like(arrays[0]) for _ in range(4)]
-        for kind in ctx.kinds:
-            _each(gaussian_loops.gather, padded, *arrays, *kind, *results)
-        return *results, None, None
+        gather = gaussian_patches.gather if samples.is_cuda else _gather
+        x, y, amplitude, width = ctx.saved_tensors
+        return *gather(samples, x, y, amplitude, width, grid.cut), None, None
 
 
 def choose_grid(mixture: Mixture, box: int, pixel_size: float) -> Grid | None:
     """The grid for a batch of mixtures; None where spreading cannot be used or is not worth it."""
     widths = mixture.width.detach() / pixel_size
-    if widths.is_cuda or widths.dtype != torch.float32 or len(mixture) < FEW or not widths.numel():
+    if widths.dtype != torch.float32 or len(mixture) < FEW or not widths.numel():
         return None
     narrowest, widest = (float(value) for value in widths.abs().aminmax())
     if not 0 <= widest < box:
@@ -215,7 +232,7 @@ def _on_grid(
 def spread(
     place: Float[Tensor, "image gaussian 2"], mixture: Mixture, box: int, pixel_size: float, grid: Grid
 ) -> Complex[Tensor, "image y half_x"]:
-    """Half transforms of sums of Gaussians at (x, y) from the origin, in Å; they must be finite, and on the CPU.
+    """Half transforms of sums of Gaussians at (x, y) from the origin, in Å; they must be finite.
 
     Within the tolerances of the plan what `projection`'s separable form gives.
     """
@@ -245,4 +262,4 @@ def spread_tangents(
         _each(gaussian_loops.add_tangents, padded, *arrays, *kind)
     transform = torch.fft.rfft2(_wrap(padded.flatten(0, 1), grid.size))
     transform = _moved(transform, grid.size, box, forth=True).unflatten(0, rate.shape[:2])
-    return transform * _undone(grid, box, x.dtype) if grid.extra else transform
+    return transform * _undone(grid, box, transform) if grid.extra else transform
