@@ -149,6 +149,29 @@ def test_a_half_with_more_classes_names_the_unmatched(tmp_path, generator):
     assert verdict["unmatched"] == {"even": [], "odd": [1]}
 
 
+def test_a_class_that_one_half_could_not_reconstruct_is_named(tmp_path, generator):
+    """As the stage volumes leaves it: no maps, and a reason; particles of no cluster count in the shares."""
+    sizes = [400, 300, 200, 4]
+    write_half(tmp_path / "even", states() + noise(generator, 4), [400, 300, 200, 100])
+    write_half(tmp_path / "odd", states() + noise(generator, 4), sizes)
+    folder = tmp_path / "odd" / "main"
+    for name in ("half1.mrc", "half2.mrc", "fsc.csv"):
+        (folder / "volumes/cluster_4" / name).unlink()
+    reason = {"name": "cluster_4", "particles": 4, "reason": "4 particles, fewer than 10"}
+    (folder / "volumes/report.json").write_text(json.dumps({"states": [], "skipped": [reason]}))
+    table = pd.read_csv(folder / "latent/clusters.csv")
+    table.loc[:95, "cluster"] = 0  # of none
+    table.to_csv(folder / "latent/clusters.csv", index=False)
+    agreement(even=tmp_path / "even/main", odd=folder, out=tmp_path / "agreement", options=Options())
+    verdict = json.loads((tmp_path / "agreement/verdict.json").read_text())
+    assert verdict["skipped"] == {"even": [], "odd": [{"cluster": 4, "reason": "4 particles, fewer than 10"}]}
+    assert verdict["unmatched"] == {"even": [4], "odd": []}
+    assert sorted((each["even"], each["odd"]) for each in verdict["clusters"]) == [(1, 1), (2, 2), (3, 3)]
+    odd = {each["odd"]: each["fractions"][1] for each in verdict["clusters"]}
+    assert odd == pytest.approx({1: 304 / 904, 2: 300 / 904, 3: 200 / 904})
+    assert "of 4 classes" in verdict["summary"]
+
+
 @pytest.mark.parametrize(
     ("own", "other", "word"),
     [

@@ -109,7 +109,7 @@ def training(latent_dim: int) -> heterogeneity.Options:
     return heterogeneity.Options(latent_dim=latent_dim, epochs=EPOCHS, hidden=HIDDEN, resolution=RESOLUTION)
 
 
-def meet(data: Path, latent_dim: int, nulls: list[Path], out: str = "agreement") -> dict[str, Any]:
+def meet(data: Path, latent_dim: int, nulls: list[Path], out: str = "agreement/main") -> dict[str, Any]:
     """Crossing and agreement of the halves of a data set; returns the verdict."""
     for half, other in HALVES.items():
         network = data / other / "main" / "heterogeneity"
@@ -140,7 +140,7 @@ def null_run(data: Path, run: int, latent_dim: int, clusters: int) -> Path:
                 options=null.Options(run=run),
             )
         analyse(folder / half, latent_dim, clusters)
-    if not done(folder / "agreement" / "verdict.json"):
+    if not done(folder / "agreement" / "main" / "verdict.json"):
         meet(folder, latent_dim, [])
     return folder
 
@@ -210,7 +210,7 @@ def truth_test(name: str) -> dict[str, Any]:
     start = time.monotonic()
     data, latent_dim, clusters = data_of(name)
     run = null_run(data, 1, latent_dim, clusters)
-    verdict = meet(data, latent_dim, [run / "agreement" / "verdict.json"])
+    verdict = meet(data, latent_dim, [run / "agreement" / "main" / "verdict.json"])
     print(f"\n{name}: {verdict['summary']}")
     for words, each in zip(truth_of(data, verdict), verdict["clusters"], strict=True):
         print(f"  {words}; {each['reason']}; structure {each['structure']:.2f}, shared {each['shared']:.3f}")
@@ -225,11 +225,11 @@ def false_positives(runs: int) -> pd.DataFrame:
     """Null runs judged as data, each beside all others, and without any."""
     data, latent_dim, clusters = data_of("null")
     folders = [null_run(data, run, latent_dim, clusters) for run in range(1, runs + 1)]
-    paths = [folder / "agreement" / "verdict.json" for folder in folders]
+    paths = [folder / "agreement" / "main" / "verdict.json" for folder in folders]
     rows = []
     for number, folder in enumerate(folders):
         others = [path for other, path in enumerate(paths) if other != number]
-        verdict, alone = meet(folder, latent_dim, others, "judged"), read_json(paths[number])
+        verdict, alone = meet(folder, latent_dim, others, "judged/main"), read_json(paths[number])
         found = "{classes_reproduced} classes, {motions_reproduced} motions".format(**alone["scores"])
         rows.append(row_of(f"null {number + 1}", verdict) | {"without nulls": found})
     return pd.DataFrame(rows)
