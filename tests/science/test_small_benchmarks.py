@@ -1,12 +1,14 @@
 """Small versions of `make bench-science`: real stages on simulated particles, against the Bayes limit of the same ones.
 
-Thresholds lie a little below what is measured (in brackets); they are shares of the oracle's scores, so that no luck of
-views or noise moves them much.
+Scores are shares of the oracle's, so that no luck of views or noise moves them much. They must reach the benchmark's
+own target at SNR 0.1, 0.95, with a quarter of its particles and Gaussians; where they cannot, the reason is given.
 """
 
 from typing import Any
 
 import pytest
+
+TARGET = 0.95  # of the Bayes-optimal score, at SNR 0.1
 
 
 def benchmark(folder, name: str, particles: int, *given: str) -> dict[str, Any]:
@@ -14,31 +16,33 @@ def benchmark(folder, name: str, particles: int, *given: str) -> dict[str, Any]:
     import run
 
     run.ROOT = folder
-    return run.benchmark(name, 0.1, particles, [*given], None)
+    return run.benchmark(name, 0.1, particles, ["seeds.count=256", *given], None)
 
 
 @pytest.mark.slow
 def test_a_line_longer_than_the_domain(tmp_path):
     """Chen & Ludtke's first simulation: one latent dimension follows the whole way."""
-    row = benchmark(tmp_path, "linear", 1500, "epochs=20")
-    assert row["r2_share"] > 0.93
+    row = benchmark(tmp_path, "linear", 1000, "epochs=20")
+    assert row["r2_share"] > TARGET
     assert row["auc"] > row["auc_consensus"]
     assert row["verdict"] != "nothing"
-    assert row["to_pose"] > 0.9 and row["to_defocus"] > 0.9  # 1: nothing of pose or CTF is in the latents
-    assert row["motion_error"] < row["motion"]
+    # 1 if nothing of pose or CTF is in the latents; by chance 0.97 and more (shuffled latents, 1000 particles)
+    assert row["to_pose"] > 0.9 and row["to_defocus"] > 0.9
+    assert row["motion_error"] < row["motion"]  # better than a model in which nothing moves
 
 
 @pytest.mark.slow
 def test_what_is_present_and_what_is_not(tmp_path):
-    """Four compositions, as clusters and as decoded classes."""
-    row = benchmark(tmp_path, "composition", 2000)
-    assert row["ari_share"] > 0.9
-    assert row["probe_share"] > 0.93
+    """Four compositions, as a linear probe, and as classes by likelihood under decoded structures."""
+    row = benchmark(tmp_path, "composition", 1500)
+    assert row["probe_share"] > TARGET
+    assert row["ari_share"] > 0.9  # the rarest class has 225 particles to learn from, where the benchmark has 600
     assert row["verdict"] == "varies"
 
 
 @pytest.mark.slow
 def test_nothing_is_called_nothing(tmp_path):
-    row = benchmark(tmp_path, "null", 1500)
+    row = benchmark(tmp_path, "null", 1000)
     assert row["verdict"] == "nothing"
+    # what chance may say of 100 held-out particles: three standard errors beyond nothing
     assert row["gain"] < 0.01 + 3 * row["gain_error"]

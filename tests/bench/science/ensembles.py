@@ -132,17 +132,17 @@ def linear(model: Path | None) -> Ensemble:
 
 
 def ring(model: Path | None) -> Ensemble:
-    """A domain circles about an axis: 36 states, two latent dimensions."""
+    """A domain circles about an axis: 36 states."""
     core, domain = ball(700, (0, 0, -14), (1.0, 1.0, 0.7), 3), ball(130, (24, 0, 24), (1, 1, 1), 4)
     angle = np.arange(36) * 10.0
     both = np.concatenate([core, domain])
     center = turned(both, np.arange(len(both)) >= len(core), np.zeros(3), about(np.array([0, 0, 1.0]), angle))
     weight = np.full(len(both), RESIDUE)
-    return Ensemble(center, repeated(weight, 36), even(36), angle=angle, latent_dim=2)
+    return Ensemble(center, repeated(weight, 36), even(36), angle=angle)
 
 
 def curves(model: Path | None) -> Ensemble:
-    """The line of `linear`, and in half of the particles an extra density; two latent dimensions."""
+    """The line of `linear`, and in half of the particles an extra density."""
     center, weight, position = track()
     extra = ball(80, (0, 34, -8), (1, 1, 1), 5)
     states = np.concatenate([center, np.repeat(extra[None], len(center), axis=0)], axis=1)
@@ -151,9 +151,7 @@ def curves(model: Path | None) -> Ensemble:
     amplitude = np.concatenate([repeated(without, len(center)), repeated(weight, len(center))])
     label = np.repeat([0, 1], len(center))
     targets = np.tile(position, 2)[:, None]
-    return Ensemble(
-        np.tile(states, (2, 1, 1)), amplitude, even(2 * len(center)), targets=targets, label=label, latent_dim=2
-    )
+    return Ensemble(np.tile(states, (2, 1, 1)), amplitude, even(2 * len(center)), targets=targets, label=label)
 
 
 # --- antibodies ------------------------------------------------------------------------------------------------------

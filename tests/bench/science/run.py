@@ -38,7 +38,7 @@ from gaussemble.prepare import particles as particles_stage
 ROOT = Path(".bench/science")
 PARTICLES = {0.1: 5000, 0.01: 20_000}
 STAGES = {"seeds": seeds_stage, "neutral": neutral_stage, "heterogeneity": heterogeneity_stage, "latent": latent_stage}
-DEFAULTS: dict[str, dict[str, Any]] = {"seeds": {"count": 256}, "latent": {"umap": False}}
+DEFAULTS: dict[str, dict[str, Any]] = {"seeds": {"count": 1024}, "latent": {"umap": False}}
 
 
 def options_of(given: list[str]) -> dict[str, dict[str, Any]]:

@@ -59,7 +59,12 @@ class TrainingOptions(StageOptions):
         ge=0,
         description="Standard deviation of the noise on the latents in training; none: learnt, for each latent axis.",
     )
-    prior: float = Field(default=1.0, ge=0, description="Weight of the latents' prior, a unit normal distribution.")
+    prior: float = Field(
+        default=1.0,
+        ge=0,
+        description="Weight of the latents' prior, a unit normal distribution, and of their divergence from it where "
+        "their noise is learnt (the beta of variational autoencoders).",
+    )
     held_out: float = Field(default=0.1, ge=0, lt=1, description="Share of particles kept from training, to watch it.")
     patience: int | None = Field(
         default=None,
@@ -125,10 +130,10 @@ class Objective(nn.Module):
         mixture = model.decode(latent + deviation * noise.to(study.device), settings.decoders)
         loss = study.loss(batch, batch.predict(mixture))
         baseline = study.baselines[settings.resolution][rows].to(study.device)
-        prior = 0.5 * self.options.prior * latent.square().sum(-1)
+        prior = 0.5 * latent.square().sum(-1)
         if self.options.noise is None:  # with it the divergence of N(latent, deviation²) from the prior, but a constant
-            prior = prior + (0.5 * self.options.prior * deviation.square() - deviation.log()).sum()
-        return loss - baseline + prior + model.penalty(mixture, latent)
+            prior = prior + (0.5 * deviation.square() - deviation.log()).sum()
+        return loss - baseline + self.options.prior * prior + model.penalty(mixture, latent)
 
     def deviation(self, settings: Round) -> Float[Tensor, " latent"]:
         """Of the noise on the latents: as asked for, or as learnt; in coarse rounds not less than at the start.
