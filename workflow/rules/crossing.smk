@@ -30,7 +30,7 @@ rule crossing:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        gpu=GPU,
+        **on_gpus(GPU),
         mem_mb=memory("crossing", GPU),
         runtime=time("crossing", GPU),
     params:

@@ -34,7 +34,9 @@ rule heterogeneity:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8 * max(1, TRAINING_GPUS))
     resources:
-        gpu=TRAINING_GPUS,
+        **on_gpus(TRAINING_GPUS),
+        # two minutes before the end of its time: enough to write a checkpoint
+        slurm_extra=f"--signal=TERM@120 {site('slurm_extra', '')}".strip(),
         mem_mb=memory("heterogeneity", TRAINING_GPUS),
         runtime=time("heterogeneity", TRAINING_GPUS),
     params:

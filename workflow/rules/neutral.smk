@@ -29,7 +29,7 @@ rule neutral:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        gpu=GPU,
+        **on_gpus(GPU),
         mem_mb=memory("neutral", GPU),
         runtime=time("neutral", GPU),
     params:

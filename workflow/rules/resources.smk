@@ -1,7 +1,8 @@
 """What each job asks for: memory and time by the size of the data set, threads, GPUs; and the totals of the plan.
 
-The figures are in gaussemble/costs.py. A profile tells by default-resources what the cluster decides: training_gpus, the
-GPUs of a training; longest, the minutes that its partitions allow.
+The figures are in gaussemble/costs.py. A profile tells by default-resources what the cluster decides, so that its
+set-resources and those of the command line, of which one replaces the other, are left to the user: training_gpus, the
+GPUs of a training; gpu_partition and gpu_type, of the jobs that have one; longest, the minutes that partitions allow.
 """
 
 import atexit
@@ -14,13 +15,25 @@ COSTS = runpy.run_path(str(ROOT / "workflow/gaussemble/costs.py"))
 
 
 def site(key, otherwise):
-    """What the profile says of the cluster."""
+    """What the profile says of the cluster; text stands there in quotes of its own, as it is an expression."""
     given = workflow.resource_settings.default_resources or {}
-    return given[key].value if key in given else otherwise
+    if key not in given:
+        return otherwise
+    said = given[key].raw
+    return said.strip("'\"") if isinstance(said, str) else said
 
 
 TRAINING_GPUS = site("training_gpus", 1)  # of the stage heterogeneity
 GPU = min(1, TRAINING_GPUS)  # of other stages that use one
+
+
+def on_gpus(count):
+    """Resources of a job with so many GPUs, which may be none: where SLURM finds them."""
+    found = {
+        "slurm_partition": site("gpu_partition", None),
+        "gpu_model": site("gpu_type", None),
+    }
+    return {"gpu": count} | {key: name for key, name in found.items() if name and count}
 
 
 @functools.cache
