@@ -38,51 +38,50 @@ def on_gpus(count):
 
 @functools.cache
 def measured():
-    """Particles of the input and the box of their stored images."""
+    """Particles of the input, and pixels of an image's edge."""
     given, simulated = config["particles"], config.get("simulate")
-    if given["star"]:
-        count, box = SIZES["size_of"](given["star"], given["poses"])
-    else:
-        count, box = simulated["particles"], simulated["box"]
-    return count * SIZES["copies"](given["expand"]), given["box"] or box
+    if not given["star"]:
+        return simulated["particles"], simulated["box"]
+    return SIZES["size_of"](given["star"], given["poses"])
 
 
-def size(wildcards):
-    """What the costs depend on, of this job: its split's particles, and its analysis."""
-    count, box = measured()
+def size(stage, wildcards):
+    """What the costs of a job depend on: its split's particles, their box, and its analysis."""
+    count, original = measured()
+    count *= SIZES["copies"](config["particles"]["expand"])
     split = wildcards.get("split") or wildcards.get("half") or "full"
     stages = config["analyses"].get(wildcards.get("analysis"), {})
-    vary, latent = stages.get("heterogeneity"), stages.get("latent")
+    uncropped = stage == "volumes" and stages["volumes"]["box"] == "original"
     return COSTS["Size"](
         particles=count if split == "full" else count // 2 + 1,
-        box=box,
+        box=original if uncropped else config["particles"]["box"] or original,
         gaussians=config["seeds"]["count"] or min(8192, config["neutral"]["most"]),
-        epochs=(
-            sum(each["epochs"] for each in vary["rounds"]) or vary["epochs"]
-            if vary
-            else 0
-        ),
-        maps=(
-            (latent["clusters"] or 10)
-            + (latent["components"] or vary["latent_dim"]) * latent["points"]
-            if latent
-            else 0
-        ),
+        epochs=epochs(stages["heterogeneity"]) if stages else 0,
+        maps=maps(stages) if stages else 0,
     )
+
+
+def epochs(heterogeneity):
+    """Passes of a training over the particles."""
+    rounds = sum(each["epochs"] for each in heterogeneity["rounds"])
+    return rounds or heterogeneity["epochs"]
+
+
+def maps(stages):
+    """About how many an analysis makes, of clusters and trajectories' points."""
+    latent = stages["latent"]
+    axes = latent["components"] or stages["heterogeneity"]["latent_dim"]
+    return (latent["clusters"] or 10) + axes * latent["points"]
 
 
 def memory(stage, gpus=0):
     """A function for resources: MB, and after each kill twice as many."""
 
     def megabytes(wildcards, attempt):
-        room = (
-            config["analyses"][wildcards.analysis]["volumes"]["memory"]
-            if stage == "volumes"
-            else 0
-        )
-        return COSTS["megabytes"](stage, size(wildcards), gpus, room) * 2 ** (
-            attempt - 1
-        )
+        stages = config["analyses"].get(wildcards.get("analysis"), {})
+        room = stages["volumes"]["memory"] if stage == "volumes" else 0
+        needed = COSTS["megabytes"](stage, size(stage, wildcards), gpus, room)
+        return needed * 2 ** (attempt - 1)
 
     return megabytes
 
@@ -91,7 +90,8 @@ def time(stage, gpus=0):
     """A function for resources: minutes, and after each kill twice as many, up to what the cluster allows."""
 
     def minutes(wildcards, attempt):
-        wanted = COSTS["minutes"](stage, size(wildcards), gpus) * 2 ** (attempt - 1)
+        needed = COSTS["minutes"](stage, size(stage, wildcards), gpus)
+        wanted = needed * 2 ** (attempt - 1)
         return min(wanted, site("longest", wanted))
 
     return minutes
@@ -118,7 +118,9 @@ def plan():
             job.resources.get("mem_mb", 0),
             job.resources.get("runtime", 0),
         )
-        for job in (workflow.dag.needrun_jobs() if workflow.dag else [])
+        for job in (
+            workflow.dag.needrun_jobs(exclude_finished=False) if workflow.dag else []
+        )
         if not (job.rule.norun or job.rule.name in workflow._localrules)
     ]
     if jobs:

@@ -25,8 +25,8 @@ rule selections:
     conda:
         "../../envs/gaussemble.yaml"
     resources:
-        mem_mb=8000,
-        runtime=30,
+        mem_mb=memory("selections"),
+        runtime=time("selections"),
     params:
         options=flags("volumes"),
         code=digest("gaussemble.analysis.selections"),
