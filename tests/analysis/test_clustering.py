@@ -40,8 +40,9 @@ def test_what_lies_between_dense_groups_is_in_none():
 
 def test_particles_beyond_the_sample_join_their_nearest_ones(monkeypatch):
     pc, state = groups(2000)
+    pc[:, 1] *= 3  # four groups far from each other, also for few particles
     monkeypatch.setattr(clustering, "DENSE", 500)
-    found = find_clusters(pc, 4, "hdbscan", smallest=200)
+    found = find_clusters(pc, 4, "hdbscan", smallest=100)
     inside = found.number > 0
     assert inside.mean() > 0.8 and adjusted_rand_score(state[inside], found.number[inside]) > 0.98
 

@@ -9,8 +9,10 @@ import pandas as pd
 from jaxtyping import Float, Int
 from pydantic import Field
 
+from gaussemble.analysis.chance import Likelihoods
 from gaussemble.analysis.clustering import Clusters, find_clusters, most_probable, read_labels
 from gaussemble.analysis.decoded_classes import class_probabilities
+from gaussemble.analysis.populations import shared_out
 from gaussemble.errors import InputError
 from gaussemble.fit.devices import DeviceName, choose_device
 from gaussemble.fit.particles import particles_in_band
@@ -26,9 +28,9 @@ class ClusterOptions(StageOptions):
 
     method: Literal["kmeans", "gaussian_mixture", "hdbscan", "decoded"] = Field(
         default="kmeans",
-        description="How clusters are found: of latents, by k-means, normal distributions or density (hdbscan, which "
-        "leaves particles out); or as structures that share the particles by likelihood (decoded), best where "
-        "particles are noisy, at the cost of some passes over them.",
+        description="How clusters are found: of latents, by k-means, normal distributions (each particle through its "
+        "own error) or density (hdbscan, which leaves particles out); or as structures that share the particles by "
+        "likelihood (decoded), best where particles are noisy, at the cost of some passes over them.",
     )
     clusters: int | None = Field(
         default=4,
@@ -86,6 +88,7 @@ def assign(
     particle: Int[np.ndarray, " particle"],
     z: Float[np.ndarray, "particle latent"],
     pc: Float[np.ndarray, "particle component"],
+    seen: Likelihoods | None,
     count: int,
     files: ClusterFiles,
     options: ClusterOptions,
@@ -96,6 +99,7 @@ def assign(
         particle: rows of the input file.
         z: latents.
         pc: their principal coordinates.
+        seen: what the images say of them, if known.
         count: clusters to find, where the method does not find their number.
         files: see `ClusterFiles`.
         options: see `ClusterOptions`.
@@ -106,6 +110,8 @@ def assign(
         found = read_labels(files.labels, particle, in_file)
     elif method == "decoded" and count > 1:
         found = _decoded_clusters(particle, z, pc, count, files, options)
+    elif method == "gaussian_mixture" and seen is not None:
+        found = most_probable(shared_out(seen, count, options.seed), pc[:, 0])
     else:
         known = method if method != "decoded" else "kmeans"
         found = find_clusters(pc, count, known, options.seed, options.smallest)

@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from sklearn.cluster import HDBSCAN, KMeans
 from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import NearestNeighbors
 
 from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv
@@ -98,7 +98,7 @@ def _dense(pc: Float[np.ndarray, "particle component"], smallest: int, seed: int
     model = HDBSCAN(min_cluster_size=least, min_samples=few, copy=True).fit(pc[rows])  # pyright: ignore[reportArgumentType]
     labels, probability = np.asarray(model.labels_), np.asarray(model.probabilities_)
     if len(rows) < len(pc):
-        nearest = KNeighborsClassifier(1).fit(pc[rows], np.arange(len(rows))).predict(pc)
+        nearest = NearestNeighbors(n_neighbors=1).fit(pc[rows]).kneighbors(pc, return_distance=False)[:, 0]
         labels, probability = labels[nearest], probability[nearest]
     return Clusters(numbered(labels, pc[:, 0]), probability)
 

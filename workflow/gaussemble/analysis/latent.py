@@ -211,7 +211,7 @@ def latent(
     numbers = number_table(seen, MOST, options.seed) if seen is not None else None
     count = chosen_number(numbers, structure["varies"], options)
     particle = table["particle"].to_numpy()
-    clusters = assign(particle, z, pc, count, files, options)
+    clusters = assign(particle, z, pc, seen, count, files, options)
 
     others = [name for name in [*latent_columns(table, "sd"), "observability"] if name in table]
     components = [f"pc{i + 1}" for i in range(pc.shape[1])]

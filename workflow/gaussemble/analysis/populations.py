@@ -15,7 +15,8 @@ from sklearn.cluster import KMeans
 
 from gaussemble.analysis.chance import Likelihoods, Normal, fit_normal, posteriors_under
 
-FITTED = 2000  # particles, evenly from all
+TRIED = 2000  # particles, evenly from all, to which each number of components is fitted
+FITTED = 6000  # particles to which the components are fitted that share all particles out
 ITERATIONS = 60  # of expectation and maximisation
 SETTLED = 1e-4  # nats a particle: a gain below it ends them
 NARROWEST = 1e-3  # of the whole spread: so much is added to each variance
@@ -44,7 +45,7 @@ def number_table(seen: Likelihoods, most: int, seed: int = 0) -> pd.DataFrame:
     The Bayesian information criterion is -2 x the sum of log evidences + parameters x log(particles) (Schwarz 1978).
     Numbers from 1 to `most` are tried, until it has risen twice in a row.
     """
-    seen, rows = seen[np.arange(0, len(seen), -(-len(seen) // FITTED))], []
+    seen, rows = evenly(seen, TRIED), []
     for clusters in range(1, most + 1):
         found = fit_population(seen, clusters, seed)
         value = log_evidence(seen, found)
@@ -53,6 +54,16 @@ def number_table(seen: Likelihoods, most: int, seed: int = 0) -> pd.DataFrame:
             break
     table = pd.DataFrame(rows, columns=["clusters", "log_evidence", "bic"])
     return table.assign(log_evidence=table["log_evidence"] - rows[0][1], bic=table["bic"] - table["bic"].min())
+
+
+def evenly(seen: Likelihoods, most: int) -> Likelihoods:
+    """At most so many particles, evenly from all."""
+    return seen[np.arange(0, len(seen), -(-len(seen) // most))]
+
+
+def shared_out(seen: Likelihoods, components: int, seed: int = 0) -> Float64[np.ndarray, "particle component"]:
+    """Probability of each of so many components for each particle."""
+    return memberships(seen, fit_population(evenly(seen, FITTED), components, seed))
 
 
 def fit_population(seen: Likelihoods, components: int, seed: int = 0) -> Population:

@@ -143,7 +143,8 @@ def cluster_table(folder: Path) -> dict[str, Any]:
     rows = []
     for number, count in counts.items():
         limits, share = resolutions(folder / "volumes" / f"cluster_{number}"), count / counts.sum()
-        rows.append([number, f"{count:,}", percent(share, np.sqrt(share * (1 - share) / counts.sum())), *limits])
+        name = number if number else "in none"  # of hdbscan, or of a user's labels
+        rows.append([name, f"{count:,}", percent(share, np.sqrt(share * (1 - share) / counts.sum())), *limits])
     return table(["cluster", "particles", "share", "Å at FSC 0.143", "Å at FSC 0.5"], rows, "nnnnn")
 
 
@@ -217,7 +218,7 @@ def agreement_lines(verdict: dict[str, Any]) -> list[str]:
     """How the halves were compared, in words."""
     lines = [
         f"Class maps of the even and the odd half were compared inside the mask to {verdict['resolution']:.1f} Å and "
-        "matched one to one by what sets each class apart from the mean of its half's classes. Unrelated maps of the "
+        "matched one to one by what sets each class apart from its half's other classes. Unrelated maps of the "
         f"same spectrum hardly ever correlate by more than {verdict['chance']:.2f}."
     ]
     if not verdict["matching_by_maps_agrees"]:
