@@ -1,10 +1,10 @@
 """The classes of one half against those of the other: which is which, how alike they are, and how large.
 
 All classes of a molecule look alike, because most of the molecule is the same in all of them; what matters is how a
-class *differs*. So every class map also yields its difference map, class minus the mean of its half's classes, and the
-one-to-one matching rests on the correlation of difference maps, each shell weighed by how reliable the classes' maps
-are there (by their half-maps). Two copies with independent noise correlate by S / (S + N): 0.5 means as much signal as
-noise.
+class *differs*. So every class map also yields its difference map, class minus the mean of all particles of the half's
+other classes, and the one-to-one matching rests on the correlation of difference maps, each shell weighed by how
+reliable the classes' maps are there (by their half-maps). Two copies with independent noise correlate by S / (S + N):
+0.5 means as much signal as noise.
 """
 
 from dataclasses import dataclass, field
@@ -75,22 +75,30 @@ class Comparison:
         return list(zip(self.even.tolist(), self.odd.tolist(), strict=True))
 
 
-def difference_maps(maps: Float[Tensor, "cluster z y x"]) -> Float[Tensor, "cluster z y x"]:
-    """Each class minus the mean of all classes, whatever their sizes."""
-    return maps - maps.mean(dim=0)
+def difference_maps(
+    maps: Float[Tensor, "cluster z y x"], size: Int[np.ndarray, " cluster"]
+) -> Float[Tensor, "cluster z y x"]:
+    """Each class minus the mean of all other classes' particles; 0 where there is one class only.
+
+    Every particle counts the same, so that a small class of something else sets no other class apart.
+    """
+    if len(maps) == 1:
+        return torch.zeros_like(maps)
+    share = torch.from_numpy(size / size.sum()).to(maps.dtype)[:, None, None, None]
+    return (maps - weighed_mean(maps, size)) / (1 - share)
 
 
 def compare(even: Classes, odd: Classes, mask: Float[Tensor, "z y x"], limit: float) -> Comparison:
     """Correlate the classes of the halves inside a mask, to `limit` Å, and match them by their difference maps."""
     weight = reliability(np.concatenate([even.fsc, odd.fsc]))
     first, second = (weighted(band_limited(half.maps, half.pixel_size, limit), weight) for half in (even, odd))
-    differences = difference_maps(first), difference_maps(second)
+    differences = difference_maps(first, even.size), difference_maps(second, odd.size)
     by_map = correlation_matrix(first, second, mask)
     by_difference = correlation_matrix(*differences, mask)
     alone = min(len(even), len(odd)) == 1
     rows, columns = match(by_map if alone else by_difference)
     values = min(independent_values(each, mask) for half in differences for each in half) if not alone else np.inf
-    means = first.mean(0), second.mean(0)
+    means = weighed_mean(first, even.size), weighed_mean(second, odd.size)
     contrast = covariance(means[0], means[1], mask)
     signal = [covariance(differences[0][i], differences[1][j], mask) for i, j in zip(rows, columns, strict=True)]
     left = [
@@ -102,6 +110,11 @@ def compare(even: Classes, odd: Classes, mask: Float[Tensor, "z y x"], limit: fl
     structure = (np.array(left).clip(min=0) / power).clip(max=1) * (np.array(signal) > 0)
     chance = UNRELATED / np.sqrt(values)
     return Comparison(limit, by_map, by_difference, chance, rows, columns, shared, structure)
+
+
+def weighed_mean(maps: Float[Tensor, "cluster z y x"], size: Int[np.ndarray, " cluster"]) -> Float[Tensor, "z y x"]:
+    """The mean of all classes' particles."""
+    return (torch.from_numpy(size / size.sum()).to(maps.dtype)[:, None, None, None] * maps).sum(0)
 
 
 def reliability(fsc: Float[np.ndarray, "cluster ring"]) -> Float[Tensor, " ring"]:
@@ -160,7 +173,7 @@ def without_round(voxels: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
 def match_fsc(even: Classes, odd: Classes, mask: Float[Tensor, "z y x"], pair: tuple[int, int]) -> pd.DataFrame:
     """FSC between a class and its match: plain, masked, and of their difference maps, masked; columns as fsc.csv."""
     box, (i, j) = mask.shape[-1], pair
-    differences = difference_maps(even.maps)[i], difference_maps(odd.maps)[j]
+    differences = difference_maps(even.maps, even.size)[i], difference_maps(odd.maps, odd.size)[j]
     frequency = ring_frequencies(box, even.pixel_size)
     curves = {
         "fsc": shell_correlation(even.maps[i], odd.maps[j]),

@@ -280,8 +280,8 @@ def methods(result: dict[str, Any], particles: tuple[int, int]) -> str:
         f"The particles were divided once into an even ({particles[0]:,}) and an odd half ({particles[1]:,}); the "
         "consensus map, the Gaussian mixture, the networks, the latent coordinates and the class maps were made from "
         "each half alone, sharing only the poses of the refinement. Classes were matched one to one by the "
-        "FSC-weighted correlation of their difference maps (class minus the mean of the half's classes) inside the "
-        f"union of the masks to {result['resolution']:.1f} Å."
+        "FSC-weighted correlation of their difference maps (class minus the mean of the half's other classes) inside "
+        f"the union of the masks to {result['resolution']:.1f} Å."
     ]
     good = [each for each in result["clusters"] if each["verdict"] == REPRODUCED]
     if good:

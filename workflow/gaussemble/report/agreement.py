@@ -158,7 +158,8 @@ def agreement_maps(results: Path, analysis: str) -> Drawing:
         mask = mask if mask.shape == maps[0].voxels.shape else np.ones_like(maps[0].voxels)
         frame, shown = frame or maps[0], shown or window(mask)
         inside, middle = slice(shown.start, shown.stop), frame.voxels.shape[-1] // 2
-        mean = sum(each.voxels for each in maps) / len(maps)
+        share = np.array([each["fractions"][HALVES.index(half)] for each in clusters])
+        mean = sum(part * density.voxels for part, density in zip(share / share.sum(), maps, strict=True))
         for each, density in zip(clusters, maps, strict=True):
             column = panels.setdefault(pair_name(each), {})
             column[f"{half}, slice"] = (density.voxels * mask)[middle][inside, inside]
