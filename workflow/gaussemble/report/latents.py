@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm, Normalize
 
 from gaussemble.io.files import read_csv
 from gaussemble.report.results import embedding, trajectories
-from gaussemble.report.style import INK, LINE, ORDERED, Drawing, cluster_colors, new_figure, note
+from gaussemble.report.style import INK, ORDERED, PALE, Drawing, cluster_colors, new_figure, note
 
 
 def scatter(axes: Axes, table: pd.DataFrame, pair: tuple[str, str], colors: np.ndarray | list) -> None:
@@ -33,7 +33,7 @@ def by_cluster(axes: Axes, table: pd.DataFrame, pair: tuple[str, str], title: st
     """Particles in the colours of their clusters, each cluster's number at its median; those in none grey, below."""
     colors = cluster_colors(int(np.max(table["cluster"])))
     shown = table.iloc[np.argsort(table["cluster"].to_numpy() > 0, kind="stable")]
-    scatter(axes, shown, pair, [colors[number - 1] if number else LINE for number in shown["cluster"]])
+    scatter(axes, shown, pair, [colors[number - 1] if number else PALE for number in shown["cluster"]])
     for number, part in pd.DataFrame(table[table["cluster"] > 0]).groupby("cluster"):
         axes.annotate(
             str(number), (part[pair[0]].median(), part[pair[1]].median()), ha="center", va="center",
@@ -56,7 +56,7 @@ def histogram_by_cluster(table: pd.DataFrame, total: int) -> Drawing:
     parts = [table["pc1"][table["cluster"] == number] for number in range(1, count + 1)]
     names, colors = [f"cluster {number}" for number in range(1, count + 1)], cluster_colors(count)
     if (none := table["pc1"][table["cluster"] == 0]).size:
-        parts, names, colors = [none, *parts], ["in none", *names], [LINE, *colors]
+        parts, names, colors = [none, *parts], ["in none", *names], [PALE, *colors]
     axes.hist(parts, bins=60, stacked=True, color=colors, label=names)
     axes.set_xlabel("pc1")
     axes.set_ylabel("particles")
@@ -114,7 +114,8 @@ def cluster_sizes(results: Path, analysis: str) -> Drawing:
     axes.set_xlim(right=115 * float((share + 3 * error).max()))
     axes.set_yticks(number, [f"cluster {each}" for each in number])
     axes.invert_yaxis()
-    axes.set_xlabel("% of the particles")
+    none = int((clusters == 0).sum())
+    axes.set_xlabel("% of the particles" + (f" ({none:,} in no cluster)" if none else ""))
     columns = {"cluster": number, "particles": count, "fraction": share, "fraction_error": error}
     return Drawing(figure, pd.DataFrame(columns))
 
