@@ -24,6 +24,7 @@ SPLITS = ["full", "even", "odd"]
 HALVES = ["even", "odd"]
 NEEDED = ["munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol"]
 TINY = yaml.safe_load((ROOT / "tests/workflow/tiny.yaml").read_text())
+THREADED = ["simulate", "particles", "consensus", "neutral", "heterogeneity", "crossing", "latent", "volumes"]
 TRAINING = {"epochs": 6, "hidden": 64, "checkpoint_seconds": 0}
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster, not one in each worker
@@ -58,9 +59,7 @@ def profile(tmp_path_factory) -> Path:
 def command(profile: Path, folder: Path, config: dict, *arguments: str) -> list[str]:
     """Snakemake's command in a folder; jobs have one core each, for this machine has few."""
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    threads = [
-        f"{rule}=1" for rule in ("simulate", "particles", "consensus", "neutral", "heterogeneity", "latent", "volumes")
-    ]
+    threads = [f"{rule}=1" for rule in THREADED]
     called = [sys.executable, "-m", "snakemake", *arguments, "--snakefile", ROOT / "Snakefile", "--profile", profile]
     called += ["--directory", folder, "--configfile", folder / "config.yaml", "--set-threads", *threads]
     return list(map(str, [*called, "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]))
@@ -153,12 +152,12 @@ def test_the_plan_is_told_before_anything_is_submitted(run):
     assert "heterogeneity" in plan.group()
 
 
-def test_only_trainings_have_a_gpu_and_both_halves_train_at_the_same_time(run, cluster):
+def test_only_mixtures_and_networks_have_a_gpu_and_both_halves_train_at_the_same_time(run, cluster):
     jobs = queue(cluster, "%k", "%b", "%P", "%V", "%S", "%e")
     for rule, gpus, partition, *_ in jobs:
-        trains = rule.startswith(("rule_neutral", "rule_heterogeneity"))
-        assert ("pretend:1" in gpus) == trains, (rule, gpus)
-        assert partition == ("gpu" if trains else "batch")
+        asked = rule.startswith(("rule_neutral", "rule_heterogeneity", "rule_crossing"))
+        assert ("pretend:1" in gpus) == asked, (rule, gpus)
+        assert partition == ("gpu" if asked else "batch")
     first = {half: next(job for job in jobs if f"heterogeneity_wildcards_tiny_{half}" in job[0]) for half in HALVES}
     assert first["even"][4] < first["odd"][5]
     assert first["odd"][4] < first["even"][5]
