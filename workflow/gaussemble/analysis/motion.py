@@ -23,6 +23,7 @@ from torch import Tensor
 from gaussemble.analysis.bodies import about_mean, body_weights, find_bodies, moved, rigid_motion
 from gaussemble.analysis.latent import latent_columns
 from gaussemble.analysis.states import store_rows
+from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv
 from gaussemble.io.store import ImageStore
 from gaussemble.model.heterogeneity import DeformableMixture, load_model
@@ -84,6 +85,14 @@ def read_network(heterogeneity: Path, store: ImageStore) -> Network:
     rows = torch.from_numpy(store_rows(path, table, store))
     latent = torch.tensor(table[latent_columns(table)].to_numpy(np.float32))
     return Network(load_model(heterogeneity / "model.pt"), rows, latent)
+
+
+def moving_networks(store: ImageStore, analysis: Path, even: Path | None, odd: Path | None) -> list[Network]:
+    """The analysis' network for all particles; or those of the halves, each for its own, where they are given."""
+    folders = [folder for folder in (even, odd) if folder is not None]
+    if len(folders) == 1:
+        raise InputError(f"{folders[0]}: the network of one half alone; give even and odd, or neither")
+    return [read_network(folder / "heterogeneity", store) for folder in folders or [analysis]]
 
 
 def find_moves(network: Network, most: int, finest: float) -> Moves:

@@ -10,7 +10,6 @@ Writes report.json: box, pixel_size (Å), symmetry, weighting; states (name, par
 reason); motion (`motion_facts`, or null).
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,8 @@ import pandas as pd
 import torch
 from pydantic import Field
 
-from gaussemble.analysis.motion import Network, motion_corrected, motion_facts, read_network
+from gaussemble.analysis.motion import Network, motion_corrected, motion_facts, moving_networks
 from gaussemble.analysis.reconstruction import (
-    MAPS,
     Maps,
     averaged,
     decoded,
@@ -33,6 +31,7 @@ from gaussemble.analysis.reconstruction import (
     write_maps,
 )
 from gaussemble.analysis.selections import SelectionOptions, find_selections, write_selections
+from gaussemble.analysis.state_files import read_inputs, remove_stale, write_subset
 from gaussemble.analysis.states import (
     State,
     Weighting,
@@ -41,10 +40,9 @@ from gaussemble.analysis.states import (
     selection_states,
     trajectory_states,
 )
-from gaussemble.errors import InputError
-from gaussemble.io.files import read_csv, write_csv, write_json
+from gaussemble.io.files import read_csv, write_json
 from gaussemble.io.mrc import read_map, write_map
-from gaussemble.io.refinement import NAMES, Refinement, read_written
+from gaussemble.io.refinement import Refinement, read_written
 from gaussemble.io.store import ImageStore, open_store
 from gaussemble.model.heterogeneity import DeformableMixture, load_model
 from gaussemble.options import StageOptions
@@ -54,9 +52,6 @@ from gaussemble.prepare.originals import on_grid_of, open_originals
 from gaussemble.prepare.slices import Source, check_symmetry, halves, sum_slices
 from gaussemble.progress import say
 from gaussemble.quantities import Map
-
-FILES = (*(f"{name}.mrc" for name in MAPS), "fsc.csv", "weights.csv", *NAMES)
-OURS = r"cluster_\d+|trajectory_pc\d+_\d+|selection_.+|motion_corrected"  # folders
 
 
 class Options(StageOptions):
@@ -188,25 +183,7 @@ def make_states(
     return facts
 
 
-def write_subset(folder: Path, state: State, refinement: Refinement, store: ImageStore) -> None:
-    """The state's particles for other programs; where they count unlike, how much each does."""
-    refinement.rows(state.subset).write(folder)
-    path = folder / "weights.csv"
-    path.unlink(missing_ok=True)
-    if state.count is not None:
-        columns = {"particle": store.particles.particle[state.rows].numpy(), "weight": state.count.numpy()}
-        write_csv(path, pd.DataFrame(columns))
-
-
 # ---- Motion
-
-
-def moving_networks(store: ImageStore, analysis: Path, even: Path | None, odd: Path | None) -> list[Network]:
-    """The analysis' network for all particles; or those of the halves, each for its own, where they are given."""
-    folders = [folder for folder in (even, odd) if folder is not None]
-    if len(folders) == 1:
-        raise InputError(f"{folders[0]}: the network of one half alone; give even and odd, or neither")
-    return [read_network(folder / "heterogeneity", store) for folder in folders or [analysis]]
 
 
 def make_motion(
@@ -228,34 +205,6 @@ def make_motion(
 
 
 # ---- Files
-
-
-def remove_stale(out: Path, states: list[State], options: Options) -> None:
-    """Remove what an earlier run left of states that are no more; only files that this stage writes."""
-    names = {state.name for state in states} | ({"motion_corrected"} if options.motion else set())
-    for folder in out.glob("*_*"):
-        if re.fullmatch(OURS, folder.name) and folder.name not in names:
-            for name in FILES:
-                (folder / name).unlink(missing_ok=True)
-            if not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def read_inputs(particles: Path, consensus: Path) -> tuple[ImageStore, Refinement, Map]:
-    """The store, its particles' metadata and the consensus mask, with which the maps share their frame."""
-    store, refinement = open_store(particles), read_written(particles)
-    if len(refinement) != len(store):
-        raise InputError(
-            f"{refinement.star.path}: {len(refinement)} rows, but the image store beside it has {len(store)}; "
-            "run particles again"
-        )
-    mask = read_map(consensus / "mask.mrc")
-    if mask.box != store.box:
-        raise InputError(
-            f"{consensus / 'mask.mrc'}: box {mask.box}, but the particles of {particles} have box {store.box}; "
-            "run consensus again"
-        )
-    return store, refinement, Map(mask.voxels, store.pixel_size, mask.origin)
 
 
 def open_source(store: ImageStore, refinement: Refinement, mask: Map, options: Options) -> tuple[Source, Map]:
@@ -315,7 +264,8 @@ def volumes(
     states = read_states(analysis, store, selected, options)
     networks = moving_networks(store, analysis, even, odd) if options.motion else []
     source, frame = open_source(store, refinement, mask, options)
-    remove_stale(out, states, options)
+    names = [state.name for state in states]
+    remove_stale(out, [*names, "motion_corrected"] if options.motion else names)
     write_map(out / "mask.mrc", frame)
     reasons = {state.name: reason_to_skip(state, store, options) for state in states}
     skipped = []
