@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from gaussemble.analysis import clustering
-from gaussemble.analysis.clustering import find_clusters, most_probable, numbered, read_labels
+from gaussemble.analysis.clustering import find_clusters, most_probable, nearest_pair, numbered, read_labels
 from gaussemble.errors import InputError
 
 
@@ -63,6 +63,11 @@ def test_the_most_probable_cluster_and_its_probability():
     table = found.table(np.array([3, 5, 9]))
     assert list(table) == ["particle", "cluster", "probability"] and list(table["particle"]) == [3, 5, 9]
     assert list(find_clusters(groups()[0], 2).table(np.arange(400))) == ["particle", "cluster"]
+
+
+def test_the_nearest_clusters_and_their_distance():
+    pc = np.array([[0.0, 0], [0, 2], [5, 0], [5, 2], [5, 7], [5, 9], [99, 99]])
+    assert nearest_pair(pc, np.array([1, 1, 2, 2, 4, 4, 0])) == (1, 2, 5.0)  # centres 5 and 7 apart; 0 is none
 
 
 def test_labels_are_found_by_particle_also_for_copies_and_one_split(tmp_path, capsys):

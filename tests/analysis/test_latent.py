@@ -102,6 +102,13 @@ def test_trajectory_steps_hold_equal_numbers_of_particles():
     assert np.ptp(counts) <= 1
 
 
+@pytest.mark.parametrize(("sd", "said"), [(1.0, False), (6.0, True)])
+def test_noisy_particles_are_told_to_be_decoded(tmp_path, capsys, sd, said):
+    """Groups 6 apart, by latents that are known to 1 and to 6."""
+    run(tmp_path, table_of(blobs()[0], sd))
+    assert ("posterior deviations apart" in capsys.readouterr().err) == said
+
+
 def test_same_seed_gives_the_same_files(tmp_path):
     z, _ = blobs()
     first, second = (run(tmp_path / name, table_of(z), umap=True, seed=3) for name in ("a", "b"))
@@ -159,7 +166,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, spoil, options, message):
     assert not (tmp_path / "latent").exists()
 
 
-def seen_badly(size: int = 1500) -> tuple[pd.DataFrame, Posteriors, np.ndarray]:
+def seen_badly(size: int = 800) -> tuple[pd.DataFrame, Posteriors, np.ndarray]:
     """Two groups 4 apart on axis 1, of which half of the particles show that axis and the others the second alone."""
     rng = np.random.default_rng(5)
     state = rng.integers(0, 2, size)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 
 from gaussemble.analysis.chance import Likelihoods
-from gaussemble.analysis.clustering import Clusters, find_clusters, most_probable, read_labels
+from gaussemble.analysis.clustering import Clusters, find_clusters, most_probable, nearest_pair, read_labels
 from gaussemble.analysis.decoded_classes import class_probabilities
 from gaussemble.analysis.populations import shared_out
 from gaussemble.errors import InputError
@@ -21,6 +21,8 @@ from gaussemble.io.store import open_store
 from gaussemble.model.heterogeneity import load_model
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
+
+APART = 3.0  # posterior deviations between centres; nearer ones share many particles out wrongly
 
 
 class ClusterOptions(StageOptions):
@@ -122,6 +124,18 @@ def assign(
         raise InputError(f"{files.latent}: only {len(sizes)} distinct clusters; lower the option clusters")
     say(f"latent: clusters of {', '.join(map(str, sizes))} particles" + (f", {left} in none" if left else ""))
     return found
+
+
+def advise(clusters: Clusters, pc: Float[np.ndarray, "particle component"], options: ClusterOptions) -> None:
+    """Say so where k-means divides particles that are too noisy for it; `pc` in units of posterior deviations."""
+    if options.method != "kmeans" or len(clusters.sizes) < 2:
+        return
+    first, second, apart = nearest_pair(pc, clusters.number)
+    if apart < APART:
+        say(
+            f"latent: clusters {first} and {second} are only {apart:.1f} posterior deviations apart, so that many "
+            "particles may be in the wrong one; method: decoded compares them with the images"
+        )
 
 
 def _decoded_clusters(

@@ -88,6 +88,17 @@ def most_probable(
     return Clusters(numbered(probability.argmax(axis=1), along), probability.max(axis=1))
 
 
+def nearest_pair(
+    pc: Float[np.ndarray, "particle component"], number: Int[np.ndarray, " particle"]
+) -> tuple[int, int, float]:
+    """The two clusters whose centres are nearest to each other, and how far they are."""
+    found = np.unique(number[number > 0])
+    center = np.stack([pc[number == each].mean(axis=0) for each in found])
+    apart = np.linalg.norm(center[:, None] - center, axis=-1) + np.diag(np.full(len(found), np.inf))
+    first, second = np.unravel_index(apart.argmin(), apart.shape)
+    return int(found[first]), int(found[second]), float(apart.min())
+
+
 def _dense(pc: Float[np.ndarray, "particle component"], smallest: int, seed: int) -> Clusters:
     """Regions of high density (HDBSCAN: Campello, Moulavi & Sander 2013); what lies between them is in none."""
     rows = np.arange(len(pc))

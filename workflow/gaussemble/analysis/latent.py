@@ -19,7 +19,7 @@ from jaxtyping import Float
 from pydantic import Field
 from sklearn.decomposition import PCA
 
-from gaussemble.analysis.assignment import ClusterFiles, ClusterOptions, assign, chosen_number, refuse_missing
+from gaussemble.analysis.assignment import ClusterFiles, ClusterOptions, advise, assign, chosen_number, refuse_missing
 from gaussemble.analysis.chance import Likelihoods, likelihoods, plausible, variation
 from gaussemble.analysis.picture import umap_picture
 from gaussemble.analysis.populations import number_table
@@ -212,6 +212,8 @@ def latent(
     count = chosen_number(numbers, structure["varies"], options)
     particle = table["particle"].to_numpy()
     clusters = assign(particle, z, pc, seen, count, files, options)
+    if labels is None and options.scale == "uncertainty":
+        advise(clusters, pc, options)
 
     others = [name for name in [*latent_columns(table, "sd"), "observability"] if name in table]
     components = [f"pc{i + 1}" for i in range(pc.shape[1])]

@@ -46,8 +46,9 @@ def number_table(seen: Likelihoods, most: int, seed: int = 0) -> pd.DataFrame:
     Numbers from 1 to `most` are tried, until it has risen twice in a row.
     """
     seen, rows = evenly(seen, TRIED), []
+    whole = fit_normal(seen)
     for clusters in range(1, most + 1):
-        found = fit_population(seen, clusters, seed)
+        found = fit_population(seen, clusters, seed, whole)
         value = log_evidence(seen, found)
         rows.append((clusters, value.mean(), -2 * value.sum() + found.parameters * np.log(len(seen))))
         if clusters > 2 and rows[-1][2] > rows[-2][2] > rows[-3][2]:
@@ -66,9 +67,12 @@ def shared_out(seen: Likelihoods, components: int, seed: int = 0) -> Float64[np.
     return memberships(seen, fit_population(evenly(seen, FITTED), components, seed))
 
 
-def fit_population(seen: Likelihoods, components: int, seed: int = 0) -> Population:
-    """The mixture under which the particles are likeliest, from where k-means of their best latents starts."""
-    whole = fit_normal(seen)
+def fit_population(seen: Likelihoods, components: int, seed: int = 0, whole: Normal | None = None) -> Population:
+    """The mixture under which the particles are likeliest, from where k-means of their best latents starts.
+
+    `whole` is that of one component, if known.
+    """
+    whole = whole or fit_normal(seen)
     if components == 1:
         return Population(np.ones(1), (whole,))
     floor = NARROWEST * whole.covariance
