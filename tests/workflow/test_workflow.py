@@ -279,6 +279,10 @@ MISTAKES = {
         {"particles": {"whiten": True}, "consensus": {"map": str(ROOT / "Makefile")}},
         ["particles.whiten", "consensus.map", "leave one out"],
     ),
+    "negative Gaussians of a fixed number": (
+        {"seeds": {"count": 9}, "neutral": {"amplitudes": "signed"}},
+        ["neutral.amplitudes", "found signed", "neutral.grow"],
+    ),
     "trajectory from its end": ({"analyses": {"domains": {"latent": {"lower": 95, "upper": 5}}}}, [f"{LATENT}.lower"]),
     "nothing may vary": (
         {"analyses": {"domains": {"heterogeneity": {"position": False, "amplitude": False}}}},

@@ -118,6 +118,7 @@ def check_together():
             stop(f"{here}.heterogeneity.{key}", problem)
         for kind, keys in CONSISTENCY["model_keys"](vary).items():
             check_seeds(kind, [f"{here}.heterogeneity.{key}" for key in keys])
+    check_signs(config["seeds"], config["neutral"])
     expand, symmetry = config["particles"]["expand"], config["consensus"]["symmetry"]
     if expand.upper() != "C1" and symmetry.upper() != "C1":
         stop(
@@ -153,6 +154,18 @@ def check_seeds(kind, keys):
                 key,
                 f"needs a Gaussian for each residue, but seeds.count, {seeds['count']}, joins them; leave one out",
             )
+
+
+def check_signs(seeds, neutral):
+    """Stop where negative Gaussians are asked for, which only growth adds, and the number of Gaussians is fixed."""
+    fixed = seeds["count"] or (seeds["model"] and not seeds["residual"])
+    if neutral["amplitudes"] == "signed" and (
+        neutral["grow"] == "no" or (neutral["grow"] == "auto" and fixed)
+    ):
+        stop(
+            "neutral.amplitudes",
+            "found signed; growth adds the negative Gaussians, but their number is fixed: set neutral.grow to yes",
+        )
 
 
 def check_results():
