@@ -20,7 +20,7 @@ def size_of(path, poses=None):
     readers = {".cs": cs_size, ".mrc": stack_size, ".mrcs": stack_size, ".txt": list_size}
     reader = readers.get(Path(path).suffix, star_size)
     try:
-        particles, box = reader(Path(path), Path(poses)) if reader is list_size else reader(Path(path))
+        particles, box = reader(Path(path), Path(poses or "")) if reader is list_size else reader(Path(path))
     except (OSError, TypeError, ValueError, KeyError, IndexError, SyntaxError, struct.error):
         particles = box = None
     return particles or UNKNOWN[0], box or UNKNOWN[1]
