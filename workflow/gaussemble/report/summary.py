@@ -48,14 +48,12 @@ def found(scores: dict[str, Any]) -> str:
 
 
 def times(results: Path) -> pd.DataFrame:
-    """Seconds and largest memory (MB) of each job, as Snakemake measured them; the longest first."""
-    folder = results / "benchmarks"
+    """Seconds and largest memory (MB) of each job, null runs' too, as Snakemake measured them; the longest first."""
     rows = []
-    for path in sorted(folder.rglob("*.tsv")):
+    for path in sorted([*results.glob("benchmarks/**/*.tsv"), *results.glob("null*/benchmarks/**/*.tsv")]):
         measured = pd.read_csv(path, sep="\t").iloc[0]
-        rows.append(
-            {"job": str(path.relative_to(folder).with_suffix("")), "s": measured["s"], "MB": measured["max_rss"]}
-        )
+        job = str(path.relative_to(results).with_suffix("")).replace("benchmarks/", "", 1)
+        rows.append({"job": job, "s": measured["s"], "MB": measured["max_rss"]})
     if not rows:
-        raise InputError(f"{folder}: no benchmarks; Snakemake writes them when it runs the stages")
+        raise InputError(f"{results}: no benchmarks; Snakemake writes them when it runs the stages")
     return pd.DataFrame(rows).sort_values("s", ascending=False)
