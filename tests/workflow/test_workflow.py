@@ -37,7 +37,7 @@ def planned(config: dict, folder: Path, *arguments: str, root: Path = ROOT) -> l
     blocks = re.split(r"^(?:local)?rule (\w+):\n", done.stdout + done.stderr, flags=re.MULTILINE)
     jobs = []
     for rule, text in zip(blocks[1::2], blocks[2::2], strict=True):
-        fields = re.findall(r"^    (\w+): (.*)$", text, flags=re.MULTILINE)
+        fields = re.findall(r"^(?:    |Shell )(\w+): (.*)$", text, flags=re.MULTILINE)
         jobs.append({"rule": rule, **dict(fields)})
     return [job for job in jobs if job["rule"] != "all"]
 
@@ -87,8 +87,11 @@ def test_a_null_run_takes_the_way_of_both_halves(demo_jobs):
 def test_null_runs_are_as_many_as_the_analysis_says(tmp_path):
     for runs in (0, 2):
         config = changed(DEMO, analyses={"domains": {"agreement": {"null": runs}}})
-        jobs = planned(config, tmp_path, "results/demo/agreement/domains/verdict.json")
+        jobs = planned(config, tmp_path, "-p", "results/demo/agreement/domains/verdict.json")
         assert Counter(job["rule"] for job in jobs)["null"] == 2 * runs
+        (meeting,) = [job for job in jobs if job["rule"] == "agreement" and not is_of_null(job)]
+        verdicts = [f"results/demo/null{run}/agreement/domains/verdict.json" for run in range(1, runs + 1)]
+        assert [word for word in shlex.split(meeting["command"]) if "/null" in word] == verdicts
 
 
 def test_halves_share_nothing_but_the_input(demo_jobs):

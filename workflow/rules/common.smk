@@ -178,12 +178,17 @@ def optional(*names):
 
     def spelled(wildcards, input):
         return " ".join(
-            f"--{name.replace('_', '-')} {shlex.quote(str(input[name]))}"
+            f"--{name.replace('_', '-')} {quoted(input[name])}"
             for name in names
             if input.get(name)
         )
 
     return spelled
+
+
+def quoted(files):
+    """A file, or each of several, as the shell reads it."""
+    return shlex.join([files] if isinstance(files, str) else map(str, files))
 
 
 # ---- The code as a parameter: an edit reruns the stages that import the module, a comment reruns nothing
