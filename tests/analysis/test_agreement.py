@@ -143,6 +143,14 @@ def test_one_class_is_nothing_to_judge(tmp_path, generator):
     assert verdict["clusters"][0]["runner_up"] is None
 
 
+def test_one_class_against_several_is_undecided(tmp_path, generator):
+    """Nothing differs from one class, so that nothing is known of whether the other half's differ alike."""
+    verdict, _ = run(tmp_path, states()[:1], states()[:3] + noise(generator, 3), [300], [100] * 3)
+    (each,) = verdict["clusters"]
+    assert each["verdict"] == "undecided" and each["runner_up"] is None
+    assert "one class only" in each["reason"]
+
+
 def test_a_half_with_more_classes_names_the_unmatched(tmp_path, generator):
     verdict, matches = run(tmp_path, states()[:3], states()[[3, 2, 1, 0]], [50] * 3, [50] * 4)
     assert len(matches) == 3

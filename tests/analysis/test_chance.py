@@ -81,6 +81,17 @@ def test_a_gain_knows_its_error():
     assert Gain(0.0, 0.0, 10).probability == 1
 
 
+def test_copies_of_a_particle_are_no_further_evidence():
+    """Four copies with one gain each: the error is that of the particles, not half of it."""
+    values = np.random.default_rng(6).normal(size=500)
+    once, copied = gain(values), gain(np.repeat(values, 4), np.repeat(np.arange(500), 4))
+    assert copied.error == pytest.approx(once.error)
+    assert copied.mean == pytest.approx(once.mean)
+    assert copied.particles == 500
+    others = np.random.default_rng(7).normal(size=2000)  # copies that have nothing in common are as good as particles
+    assert gain(others, np.repeat(np.arange(500), 4)).error == pytest.approx(gain(others).error, rel=0.1)
+
+
 def test_plausible_pulls_stay_and_endless_ones_are_cut():
     """In a prior that is neither round nor at 0; along an axis without precision nothing may pull."""
     random = np.random.default_rng(5)

@@ -155,7 +155,6 @@ def test_trajectories_of_an_earlier_run_do_not_stay(tmp_path):
         (lambda t: t.drop(columns="particle"), {}, "particle"),
         (lambda t: t, {"clusters": None}, "no posteriors were given"),
         (lambda t: t, {"method": "decoded"}, "give --particles and --consensus and --model"),
-        (lambda t: t, {"method": "hdbscan", "smallest": 150}, "hdbscan finds no cluster; lower the option smallest"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path, spoil, options, message):
@@ -164,6 +163,14 @@ def test_mistakes_are_told_in_one_line(tmp_path, spoil, options, message):
         run(tmp_path, spoil(table_of(z)), **options)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "latent").exists()
+
+
+def test_where_hdbscan_finds_nothing_all_particles_are_one_cluster(tmp_path, capsys):
+    """As in a null run, whose particles do not vary."""
+    z, _ = blobs()
+    folder = run(tmp_path, table_of(z), method="hdbscan", smallest=150)
+    assert (pd.read_csv(folder / "clusters.csv")["cluster"] == 1).all()
+    assert "hdbscan finds no cluster" in capsys.readouterr().err
 
 
 def seen_badly(size: int = 800) -> tuple[pd.DataFrame, Posteriors, np.ndarray]:

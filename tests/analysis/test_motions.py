@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gaussemble.analysis.chance import Likelihoods
+from gaussemble.analysis.chance import Likelihoods, fit_normal
 from gaussemble.analysis.motions import (
     Change,
     Points,
@@ -15,7 +15,9 @@ from gaussemble.analysis.motions import (
     displacements,
     fading,
     in_span,
+    wholeness,
 )
+from gaussemble.analysis.verdict import WHOLE
 
 WIDTH = 3.0
 
@@ -107,6 +109,16 @@ def test_fields_are_carried_to_other_gaussians(points):
     np.testing.assert_allclose(there.present, 0.7)
 
 
+def test_a_molecule_that_moves_as_a_whole_is_told_from_one_that_bends(points):
+    """As poses that are off show it: turned by 2°, shifted by 1 Å; a hinge between two halves is none of that."""
+    axis = np.array([0.3, -0.8, 0.5])
+    turned = np.deg2rad(2) * np.cross(axis / np.linalg.norm(axis), points.place - 4.0) + np.array([0, 0.6, 0.8])
+    assert wholeness(change(points, turned), points) == pytest.approx(1)
+    hinge = np.where(points.place[:, :1] > 0, np.cross([0, 0, 0.1], points.place), 0)
+    assert wholeness(change(points, hinge), points) < WHOLE
+    assert wholeness(change(points), points) == 0
+
+
 def particles(count: int, spread: np.ndarray, seed: int) -> Likelihoods:
     """Latents of a spread, each seen with a precision of 4 along both axes."""
     rng = np.random.default_rng(seed)
@@ -117,8 +129,9 @@ def particles(count: int, spread: np.ndarray, seed: int) -> Likelihoods:
 def test_only_a_direction_along_which_particles_vary_is_borne_out():
     """One axis with a spread of 1, against the exact gain."""
     own, others = particles(3000, np.array([1.0, 0]), 0), particles(3000, np.array([1.0, 0]), 1)
-    real = direction_gain(own, others, np.array([2.0, 0]))
-    spurious = direction_gain(own, others, np.array([0.0, 0.01]))
+    population = fit_normal(own)
+    real = direction_gain(population, others, np.array([2.0, 0]))
+    spurious = direction_gain(population, others, np.array([0.0, 0.01]))
     expected = 0.5 * (4 * (1 + 0.25) - 1 - np.log(5))  # KL of N(0, 1.25) from N(0, 0.25), in nats
     assert real["gain"] == pytest.approx(expected, abs=4 * real["error"])
     assert spurious["gain"] < 0.01 + 3 * spurious["error"]

@@ -93,6 +93,8 @@ def test_four_tables_become_one(tmp_path, z):
     centers = {"even": np.array([[-5.0, 0], [5, 0]]), "odd": np.array([[5.0, 0], [-5, 0]])}
     scores = latent_scores(shared, centers)
     assert scores["rand_index"] == 1
+    assert latent_scores(shared, centers | {"odd": np.zeros((1, 2))})["rand_index"] is None
+    assert latent_scores(shared, dict.fromkeys(centers, np.zeros((1, 2))))["rand_index"] is None
     assert scores["neighbor_overlap"] == 1
     assert scores["canonical_correlations"] == [1, 1]
     found = evidence_scores(shared)

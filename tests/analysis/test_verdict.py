@@ -14,7 +14,7 @@ CLASS: dict[str, Any] = {
 MOTION: dict[str, Any] = {
     "even": "pc1", "odd": "pc2", "cosine": 0.9, "span": 0.95, "kind": "motion", "fading": 0.1, "size": 0.2,
     "displacement": [10.0, 11.0], "ratio": 1.1, "difference": 2.5, "displacement_cosine": 0.9, "gain": 0.5,
-    "gain_error": 0.02,
+    "gain_error": 0.02, "wholeness": 0.4,
 }  # fmt: skip
 NONE = Null({}, 0)
 SMALL = Null({"shared": [0.05, 0.1], "motion_size": [0.1, 0.02]}, 2)
@@ -49,6 +49,9 @@ def test_of_a_class(changes, null, word, why):
         ({"cosine": 0.5, "span": 0.5}, SMALL, "not reproduced", "no more signal than noise"),
         ({"cosine": 0.6, "span": 0.6}, SMALL, "undecided", "below 0.7, but more signal"),
         ({"ratio": 2.6}, SMALL, "undecided", "2.6 times as long"),
+        ({"ratio": None}, SMALL, "undecided", "only odd's moves"),
+        ({"wholeness": 0.99}, SMALL, "undecided", "moves as a whole"),
+        ({"wholeness": 0.99, "kind": "presence", "ratio": None}, SMALL, "reproduced", "present and absent"),
         ({"fading": 0.95, "kind": "presence", "ratio": None}, SMALL, "undecided", "fades as a whole"),
         ({"kind": "presence", "ratio": None}, SMALL, "reproduced", "present and absent"),
     ],

@@ -204,10 +204,7 @@ def verdict(
     options: Options,
 ) -> dict[str, Any]:
     """What verdict.json holds; its keys are stable, and docs/stages.md says what each of them means."""
-    crossed = crossed or {
-        **dict.fromkeys(["latents", "evidence", "arrangement", "clusters_by_stability"]),
-        "motions": [],
-    }
+    crossed = crossed or {**dict.fromkeys(NOT_CROSSED), "motions": []}
     nothing = no_evidence(crossed["evidence"])
     clusters = [cluster_entry(row, *judge(row, found.chance, options, nothing, null)) for row in rows]
     motions = []
@@ -265,8 +262,9 @@ def cluster_entry(row: dict[str, Any], word: str, reason: str) -> dict[str, Any]
 
 def motion_table(motions: list[dict[str, Any]]) -> pd.DataFrame:
     """motions.csv: a row a match."""
-    columns = ["even", "odd", "kind", "cosine", "span", "fading", "size", "displacement_even", "displacement_odd"]
-    columns += ["ratio", "difference", "displacement_cosine", "gain", "gain_error", "p", "verdict", "reason"]
+    columns = ["even", "odd", "kind", "cosine", "span", "fading", "wholeness", "size"]
+    columns += ["displacement_even", "displacement_odd", "ratio", "difference", "displacement_cosine"]
+    columns += ["gain", "gain_error", "p", "verdict", "reason"]
     rows = [
         {**each, **{f"displacement_{half}": value for half, value in zip(HALVES, each["displacement"], strict=True)}}
         for each in motions

@@ -117,11 +117,14 @@ def assign(
     else:
         known = method if method != "decoded" else "kmeans"
         found = find_clusters(pc, count, known, options.seed, options.smallest)
+    if not found.number.any():
+        say("warning: hdbscan finds no cluster, and all particles are taken as one; a lower smallest may find some")
+        found = Clusters(np.ones(len(pc), dtype=np.int64))
     sizes, left = found.sizes, int((found.number == 0).sum())
-    if len(sizes) == 0:
-        raise InputError(f"{files.latent}: hdbscan finds no cluster; lower the option smallest, or take another method")
-    if method not in ("hdbscan", "labels") and len(sizes) < count:
+    if method == "kmeans" and len(sizes) < count:
         raise InputError(f"{files.latent}: only {len(sizes)} distinct clusters; lower the option clusters")
+    if method in ("gaussian_mixture", "decoded") and len(sizes) < count:
+        say(f"warning: of {count} clusters only {len(sizes)} are the most probable one of any particle")
     say(f"latent: clusters of {', '.join(map(str, sizes))} particles" + (f", {left} in none" if left else ""))
     return found
 

@@ -13,7 +13,7 @@ says nothing at all along some axis (Λ has then no inverse).
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int
 from scipy.stats import norm
 
 LEAST = 0.01  # nats a particle: less is called nothing, however sure it is
@@ -72,13 +72,19 @@ class Gain:
         return f"particles vary: {gain}" if self.beyond_chance else f"nothing varies beyond chance: {gain}"
 
 
-def variation(seen: Likelihoods, held_out: Bool[np.ndarray, " particle"], seed: int = 0) -> Gain:
+def variation(
+    seen: Likelihoods,
+    held_out: Bool[np.ndarray, " row"],
+    seed: int = 0,
+    particle: Int[np.ndarray, " row"] | None = None,
+) -> Gain:
     """What a spread of latents adds to the evidence of particles that were kept from training.
 
     Args:
         seen: what the images say of each latent, without the prior (`likelihoods`).
         held_out: particles that were kept from training; without any, every tenth is taken, which is lenient.
         seed: of the training particles that are chosen, where they are many.
+        particle: number of each row's particle, where rows may be copies of one.
     """
     if not held_out.any():
         held_out = np.arange(len(seen)) % 10 == 0
@@ -87,7 +93,8 @@ def variation(seen: Likelihoods, held_out: Bool[np.ndarray, " particle"], seed: 
         rows = np.sort(np.random.default_rng(seed).choice(rows, FITTED, replace=False))
     training, others = seen[rows], seen[held_out]
     spread = log_evidence(others, fit_normal(training))
-    return gain(spread - point_evidence(others, best_point(training)))
+    own = None if particle is None else particle[held_out]
+    return gain(spread - point_evidence(others, best_point(training)), own)
 
 
 def likelihoods(
@@ -169,10 +176,18 @@ def posteriors_under(
     return 0.5 * ((target * mean).sum(-1) - pull @ population.mean - widths), mean, covariance
 
 
-def gain(differences: Float[np.ndarray, " particle"]) -> Gain:
-    """Mean and standard error."""
-    error = float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else np.inf
-    return Gain(float(differences.mean()), error, len(differences))
+def gain(differences: Float[np.ndarray, " row"], particle: Int[np.ndarray, " row"] | None = None) -> Gain:
+    """Mean and standard error.
+
+    Copies of a particle (symmetry expansion) share its noise and are no further evidence: rows of one number in
+    `particle` count as one in the error (Liang & Zeger, Biometrika 73, 13 (1986)).
+    """
+    mean = float(differences.mean())
+    own = np.arange(len(differences)) if particle is None else np.unique(particle, return_inverse=True)[1]
+    together = np.bincount(own, differences - mean)
+    count = len(together)
+    square = count / (count - 1) * np.square(together).sum() if count > 1 else np.inf
+    return Gain(mean, float(np.sqrt(square)) / len(differences), count)
 
 
 def best_point(seen: Likelihoods) -> Float64[np.ndarray, " latent"]:

@@ -4,8 +4,9 @@ A particle then has two latents, of which one belongs to a network that knows no
 found what varies, the two say the same. And it has an evidence, in nats: how much likelier its image is when its latent
 is drawn from the distribution that the *other* half's particles have under the other half's network, than if the
 molecule were rigid. Rigid means the better of two structures, for all particles together: the network's neutral
-mixture, and what it decodes at the one latent that suits the other half best. If nothing varies, the expected gain is
-not above 0 (Gibbs' inequality): whatever was fitted was fitted to other particles.
+mixture, and what it decodes at the one latent that suits the other half best. If nothing varies, and poses and noise
+are what they are said to be, the expected gain is not above 0 (Gibbs' inequality): whatever was fitted was fitted to
+other particles.
 
 Nothing of the crossing goes back into a half: only `agreement` reads it.
 """
@@ -70,7 +71,7 @@ def crossing(*, particles: Path, consensus: Path, network: Path, posteriors: Pat
         if is_first():
             write_csv(out / "latent.csv", crossed_table(study, posterior, gains))
             write_posteriors(out / "posterior.npz", as_posteriors(band, posterior, prior))
-        found = gain(gains.double().numpy())
+        found = gain(gains.double().numpy(), store.particles.particle.numpy())
         say(f"crossing: {found.mean:.3g} ± {found.error:.2g} nats a particle over a rigid molecule")
 
 

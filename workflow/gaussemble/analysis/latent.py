@@ -160,7 +160,7 @@ def read_likelihoods(path: Path, table: pd.DataFrame) -> Likelihoods:
 def _say_structure(seen: Likelihoods, table: pd.DataFrame, options: Options) -> dict[str, Any]:
     """Whether particles differ beyond chance: said, and returned with its numbers for structure.json."""
     held_out = table["held_out"].to_numpy(bool) if "held_out" in table else np.zeros(len(table), bool)
-    found = variation(seen, held_out, options.seed)
+    found = variation(seen, held_out, options.seed, table["particle"].to_numpy())
     say(f"latent: {found.sentence}")
     return {
         "varies": found.beyond_chance,

@@ -186,7 +186,7 @@ def match_fsc(even: Classes, odd: Classes, mask: Float[Tensor, "z y x"], pair: t
 
 def match_row(even: Classes, odd: Classes, found: Comparison, number: int, fsc: pd.DataFrame) -> dict:
     """The numbers of match `number` (from 0): a row of matches.csv."""
-    i, j = found.pairs[number]
+    (i, j), alone = found.pairs[number], min(len(even), len(odd)) == 1  # nothing differs from one class
     frequency = torch.tensor(fsc["frequency"].to_numpy())
     masked, difference = (torch.tensor(fsc[name].to_numpy()) for name in ("fsc_masked", "fsc_difference"))
     return {
@@ -202,7 +202,7 @@ def match_row(even: Classes, odd: Classes, found: Comparison, number: int, fsc: 
         "fraction_error_even": even.fraction_error[i],
         "fraction_error_odd": odd.fraction_error[j],
         "difference_correlation": found.difference_correlation[i, j],
-        "difference_runner_up": runner_up(found.difference_correlation, i, j),
+        "difference_runner_up": -np.inf if alone else runner_up(found.difference_correlation, i, j),
         "difference_resolution_0.5": resolution(difference, frequency, 0.5),
         "difference_resolution_0.143": resolution(difference, frequency, 0.143),
         "shared": found.shared[number],

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gaussemble.analysis.chance import (
+    FITTED,
     Likelihoods,
     Normal,
     fit_normal,
@@ -34,8 +35,9 @@ from gaussemble.analysis.chance import (
 from gaussemble.analysis.latent import latent_columns
 from gaussemble.analysis.metrics import match
 from gaussemble.analysis.models import transition_to_atoms
+from gaussemble.analysis.populations import evenly
 from gaussemble.io.files import read_csv
-from gaussemble.io.posteriors import read_posteriors
+from gaussemble.io.posteriors import Posteriors, read_posteriors
 from gaussemble.model.heterogeneity import DeformableMixture, load_model
 
 STILL = 1e-9
@@ -109,6 +111,19 @@ def fading(points: Points) -> Float[np.ndarray, " entry"]:
     return (np.column_stack([still, np.ones(len(still))]) * np.sqrt(points.weight)[:, None]).ravel()
 
 
+def wholeness(change: Change, points: Points) -> float:
+    """How much of a displacement the molecule's motion as one rigid body explains: a multiple correlation.
+
+    Of small rotations and translations, weighed by mass and presence; 0 where nothing moves.
+    """
+    weight = np.sqrt(points.weight * change.present)[:, None]
+    offset = points.place - points.weight @ points.place
+    translations = np.broadcast_to(np.eye(3)[:, None], (3, *offset.shape))
+    fields = np.concatenate([translations, [np.cross(axis, offset) for axis in np.eye(3)]])
+    vector = (weight * change.displacement).ravel()
+    return in_span(vector, list((weight * fields).reshape(6, -1))) if np.linalg.norm(vector) > STILL else 0.0
+
+
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """0 where one of them is nothing."""
     size = np.linalg.norm(a) * np.linalg.norm(b)
@@ -129,10 +144,10 @@ def compare_changes(
 
     Keys: even, odd (trajectories' names); cosine (of the changes, its size); span (the part of even's change within
     what odd's changes can be combined to, and the reverse, whichever is less); kind (motion or presence, which of the
-    two makes most of the change); fading (size of the cosine with a fading of the whole molecule); size (|change|,
-    root mean square over the mass, the lesser of the halves); displacement (Å, even and odd: root mean square where it
-    moves), ratio (of displacements, odd over even), difference (Å, root mean square where it moves),
-    displacement_cosine (None where nothing moves).
+    two makes most of the change); fading (size of the cosine with a fading of the whole molecule); wholeness (of its
+    motion as one rigid body); size (|change|, root mean square over the mass, the lesser of the halves); displacement
+    (Å, even and odd: root mean square where it moves), ratio (of displacements, odd over even), difference (Å, root
+    mean square where it moves), displacement_cosine (None where nothing moves).
     """
     vectors = [[as_vector(change, points) for change in half] for half in (even, odd)]
     cosines = np.array([[cosine(a, b) for b in vectors[1]] for a in vectors[0]])
@@ -149,6 +164,7 @@ def compare_changes(
                 "span": min(in_span(a, vectors[1]), in_span(b, vectors[0])),
                 "kind": "motion" if both[:3].sum() >= both[3] else "presence",
                 "fading": min(abs(cosine(each, fading(points))) for each in (a, b)),
+                "wholeness": min(wholeness(each, points) for each in (even[i], odd[j])),
                 "size": float(min(np.linalg.norm(a), np.linalg.norm(b))),
             }
             | displacements(even[i], odd[j], sign, points)
@@ -187,32 +203,42 @@ def displacements(even: Change, odd: Change, sign: float, points: Points) -> dic
     }
 
 
-def read_seen(path: Path) -> Likelihoods:
-    """What images say of their latents, from posterior.npz."""
-    known = read_posteriors(path)
+def seen_of(known: Posteriors) -> Likelihoods:
+    """What images say of their latents, without the prior."""
     seen = likelihoods(known.latent, known.covariance, known.prior_mean, known.prior_covariance)
     return plausible(seen, known.prior_mean, known.prior_covariance)
 
 
-def direction_gain(own: Likelihoods, others: Likelihoods, direction: Float[np.ndarray, " latent"]) -> dict[str, float]:
+def direction_gain(
+    population: Normal,
+    others: Likelihoods,
+    direction: Float[np.ndarray, " latent"],
+    particle: Int[np.ndarray, " row"] | None = None,
+) -> dict[str, float]:
     """Nats a particle that a spread along one direction adds for particles that the network never saw.
 
     The evidence under the normal distribution C of the network's own half, less that under the one without the
     direction t, `C - t tᵀ / (tᵀ C⁻¹ t)`, where particles do not differ along it.
+
+    Args:
+        population: the latents of the network's own half.
+        others: what the images of the other half say.
+        direction: in latent space, of any length.
+        particle: number of each row of `others`, where rows may be copies of one.
     """
-    population = fit_normal(own)
     unit = direction.astype(float) / max(float(np.linalg.norm(direction)), STILL)
     strength = 1 / float(unit @ np.linalg.solve(population.covariance, unit))
     without = population.covariance - (1 - 1e-4) * strength * np.outer(unit, unit)
-    found = gain(log_evidence(others, population) - log_evidence(others, Normal(population.mean, without)))
+    found = gain(log_evidence(others, population) - log_evidence(others, Normal(population.mean, without)), particle)
     return {"gain": found.mean, "error": found.error}
 
 
 def gains(network: Path, other: Path, changes: list[Change]) -> dict[str, dict[str, float]]:
     """`direction_gain` of every change of one half's network, on the particles of the other half, by its name."""
-    own = read_seen(network / "heterogeneity" / "posterior.npz")
-    others = read_seen(other / "crossed" / "posterior.npz")
-    return {each.name: direction_gain(own, others, each.direction) for each in changes}
+    population = fit_normal(evenly(seen_of(read_posteriors(network / "heterogeneity" / "posterior.npz")), FITTED))
+    crossed = read_posteriors(other / "crossed" / "posterior.npz")
+    others = seen_of(crossed)
+    return {each.name: direction_gain(population, others, each.direction, crossed.particle) for each in changes}
 
 
 def motion_scores(even: Path, odd: Path) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:

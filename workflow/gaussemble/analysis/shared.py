@@ -31,6 +31,7 @@ class Shared:
     """Both halves' particles under both networks, in units of each network's uncertainty."""
 
     half: Bool[np.ndarray, " particle"]  # True: of the even half
+    particle: Int[np.ndarray, " particle"]  # its number; copies of a particle share it
     even: Float[np.ndarray, "particle latent"]  # by the network of the even half
     odd: Float[np.ndarray, "particle latent"]
     gain: Float[np.ndarray, " particle"]  # nats over a rigid molecule, by the other half's network
@@ -75,7 +76,8 @@ def _renamed(table: pd.DataFrame, network: str) -> pd.DataFrame:
 def shared_of(table: pd.DataFrame, units: dict[str, np.ndarray]) -> Shared:
     """The table's latents in units of uncertainty."""
     even, odd = (table[latent_columns(table, f"z_{half}")].to_numpy(float) / units[half] for half in HALVES)
-    return Shared((table["half"] == "even").to_numpy(), even, odd, table["gain"].to_numpy(float))
+    half, particle = (table["half"] == "even").to_numpy(), table["particle"].to_numpy()
+    return Shared(half, particle, even, odd, table["gain"].to_numpy(float))
 
 
 def canonical(
@@ -143,13 +145,16 @@ def arrangement(
 
 
 def latent_scores(shared: Shared, centers: dict[str, Float[np.ndarray, "cluster latent"]]) -> dict[str, Any]:
-    """Keys: particles, canonical_correlations, rand_index, neighbor_overlap, neighbor_chance."""
+    """Keys: particles, canonical_correlations, rand_index, neighbor_overlap, neighbor_chance.
+
+    rand_index is None where a half has one cluster: two divisions that divide nothing agree by nothing.
+    """
     labels = [nearest_cluster(getattr(shared, half), centers[half]) for half in HALVES]
     overlap, chance = neighbor_overlap(shared.even, shared.odd)
     return {
         "particles": len(shared.half),
         "canonical_correlations": [round(float(each), 4) for each in canonical(shared.even, shared.odd)[0]],
-        "rand_index": float(adjusted_rand_score(*labels)),
+        "rand_index": float(adjusted_rand_score(*labels)) if min(map(len, centers.values())) > 1 else None,
         "neighbor_overlap": overlap,
         "neighbor_chance": chance,
     }
@@ -162,7 +167,7 @@ def evidence_scores(shared: Shared) -> dict[str, Any]:
     """
     found = {}
     for name, rows in {"even": shared.half, "odd": ~shared.half, "both": np.ones_like(shared.half)}.items():
-        each = gain(shared.gain[rows])
+        each = gain(shared.gain[rows], shared.particle[rows])
         found[name] = {
             "gain": each.mean,
             "error": each.error,

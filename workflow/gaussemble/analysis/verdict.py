@@ -18,6 +18,7 @@ SIGNIFICANT = 3.0  # binomial errors
 REPRODUCED, NOT, UNDECIDED = "reproduced", "not reproduced", "undecided"
 STRUCTURE = 0.3  # least share of what sets a class apart that is neither contrast nor round
 FADING = 0.9  # cosine with a fading of the whole molecule from which a change is no structure's
+WHOLE = 0.95  # correlation with a motion of the whole as one body; two equal halves about a hinge reach 0.94
 BEYOND = 1.5  # times the null's largest
 EVEN = 0.5  # cosine of two fields of as much signal as noise
 RATIO = 2.0  # of two reproduced motions' lengths, at most
@@ -130,7 +131,7 @@ def judge(row: dict, chance: float, options: Options, nothing: str | None, null:
     """
     own, other = row["difference_correlation"], row["difference_runner_up"]
     if not np.isfinite(other):
-        return UNDECIDED, "there is one class only: nothing to tell it from"
+        return UNDECIDED, "a half has one class only: nothing to tell it from"
     near, far = np.arctanh(np.clip([own, other], -0.999999, 0.999999))
     alike = f"difference maps correlate by {own:.2f} (next class {other:.2f})"
     if nothing:
@@ -190,8 +191,12 @@ def judge_motion(row: dict[str, Any], options: Options, nothing: str | None, nul
         )
     if row["fading"] > FADING:
         return UNDECIDED, f"{alike}, but the molecule fades as a whole: a matter of contrast, or of other particles"
+    if row["kind"] == "motion" and row["wholeness"] > WHOLE:
+        return UNDECIDED, f"{alike}, but the molecule moves as a whole: as poses that are off would show it"
     ratio = row["ratio"] if row["kind"] == "motion" else 1.0
-    if ratio is None or not 1 / RATIO <= ratio <= RATIO:
+    if ratio is None:
+        return UNDECIDED, f"{alike}, but only odd's moves"
+    if not 1 / RATIO <= ratio <= RATIO:
         return UNDECIDED, f"{alike}, but odd's is {ratio:.1f} times as long"
     return REPRODUCED, alike
 
@@ -295,13 +300,14 @@ def methods(result: dict[str, Any], particles: tuple[int, int]) -> str:
         parts.append(f"None of {len(result['clusters'])} matched classes was reproduced.")
     if evidence and latents:
         correlations = ", ".join(f"{each:.2f}" for each in latents["canonical_correlations"])
+        rand = latents["rand_index"]
+        index = "" if rand is None else f", an adjusted Rand index of clusters of {rand:.2f}{nulls('rand_index')}"
         parts.append(
             "Each half's particles were embedded by the network of the other half, which had never seen them: their "
             "marginal log-likelihood, latents being drawn from the normal distribution of the other half's, exceeded "
             f"that of a rigid molecule by {evidence_text(evidence['both'])}{nulls('evidence', '.2g')}. Latents of the "
             f"same particles by the two networks had canonical correlations of {correlations} (null, first: "
-            f"{nulls('canonical_correlation').removeprefix(' (null: ').rstrip(')') or 'not run'}), an adjusted Rand "
-            f"index of clusters of {latents['rand_index']:.2f}{nulls('rand_index')} and "
+            f"{nulls('canonical_correlation').removeprefix(' (null: ').rstrip(')') or 'not run'}){index} and "
             f"{latents['neighbor_overlap']:.0%} of their ten nearest neighbours in common"
             f"{nulls('neighbor_overlap', '.0%')}."
         )

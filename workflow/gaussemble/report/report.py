@@ -238,11 +238,13 @@ def latent_lines(verdict: dict[str, Any]) -> list[str]:
     found, latents = verdict["evidence"], verdict["latents"]
     halves = ", ".join(f"{gain_text(found[half])} for {half}" for half in ("even", "odd"))
     correlations = ", ".join(f"{each:.2f}" for each in latents["canonical_correlations"])
+    rand = latents["rand_index"]
+    index = "" if rand is None else f"their clusters an adjusted Rand index of {rand:.2f}; "
     words = "more than chance" if found["both"]["beyond_chance"] else "no more than chance"
     lines = [
         "Embedded by the network of the other half, particles are likelier than if the molecule were rigid by "
         f"{halves} (nats a particle): {words}. The two networks' latents of the same particles have canonical "
-        f"correlations of {correlations}; their clusters an adjusted Rand index of {latents['rand_index']:.2f}; "
+        f"correlations of {correlations}; {index}"
         f"{latents['neighbor_overlap']:.0%} of the nearest neighbours are the same (by chance "
         f"{latents['neighbor_chance']:.1%})."
     ]
