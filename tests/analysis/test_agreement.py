@@ -143,6 +143,19 @@ def test_one_class_is_nothing_to_judge(tmp_path, generator):
     assert verdict["clusters"][0]["runner_up"] is None
 
 
+def test_labels_that_both_halves_were_given_are_a_caution(tmp_path, generator):
+    plain, _ = run(tmp_path / "found", states(), states() + noise(generator, 4), [100] * 4, [100] * 4)
+    assert not plain["classes_given"] and "given" not in plain["caution"] + plain["methods"]
+    path = tmp_path / "given" / "odd" / "main" / "latent" / "structure.json"
+    write_half(tmp_path / "given" / "even", states(), [100] * 4)
+    write_half(tmp_path / "given" / "odd", states(), [100] * 4)
+    path.write_text(json.dumps({"method": "labels"}))
+    halves = {half: tmp_path / "given" / half / "main" for half in ("even", "odd")}
+    agreement(**halves, out=tmp_path / "agreement", options=Options())
+    verdict = json.loads((tmp_path / "agreement" / "verdict.json").read_text())
+    assert verdict["classes_given"] and "were given" in verdict["caution"] and "were given" in verdict["methods"]
+
+
 def test_one_class_against_several_is_undecided(tmp_path, generator):
     """Nothing differs from one class, so that nothing is known of whether the other half's differ alike."""
     verdict, _ = run(tmp_path, states()[:1], states()[:3] + noise(generator, 3), [300], [100] * 3)

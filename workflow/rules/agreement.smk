@@ -24,8 +24,9 @@ rule agreement:
             file=["latent.csv", "posterior.npz"],
         ),
         clusters=expand(
-            "results/{{dataset}}/{half}/{{analysis}}/latent/clusters.csv",
+            "results/{{dataset}}/{half}/{{analysis}}/latent/{file}",
             half=["even", "odd"],
+            file=["clusters.csv", "structure.json"],
         ),
         trajectories=expand(
             "results/{{dataset}}/{half}/{{analysis}}/latent/trajectories",

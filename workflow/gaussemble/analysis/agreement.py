@@ -41,11 +41,10 @@ from gaussemble.analysis.shared import (
 )
 from gaussemble.analysis.stability import Seen, reproduced, sentence, stability_table
 from gaussemble.analysis.verdict import (
-    NO_NULL,
-    WITH_NULL,
     Null,
     Options,
     beside,
+    caution,
     judge,
     judge_motion,
     methods,
@@ -214,7 +213,7 @@ def verdict(
         motions.append(row | {"p": p, "verdict": word, "reason": reason})
     for each in clusters:
         each["p"] = null.probability("shared", each["shared"])
-    by_map = match(found.correlation)
+    by_map, given = match(found.correlation), any(own.given for own in classes)
     result = {
         "analysis": name,
         "resolution": float(found.resolution),
@@ -229,7 +228,8 @@ def verdict(
             for half, own in zip(HALVES, classes, strict=True)
         },
         "summary": summarise(clusters, max(len(own) + len(own.skipped) for own in classes), motions, nothing),
-        "caution": WITH_NULL if null.runs else NO_NULL,
+        "caution": caution(null, given),
+        "classes_given": given,
         "clusters": clusters,
         **crossed,
         "motions": motions,

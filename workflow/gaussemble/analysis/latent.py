@@ -221,7 +221,7 @@ def latent(
     if options.umap and pc.shape[1] > 1:  # one dimension is a picture already
         embedding[["umap1", "umap2"]] = umap_picture(pc, options.neighbors, options.seed)
     if numbers is not None:
-        write_json(out / "structure.json", structure)
+        write_json(out / "structure.json", structure | {"method": "labels" if labels else options.method})
         write_csv(out / "numbers.csv", numbers)
     write_csv(out / "embedding.csv", embedding)
     write_csv(out / "clusters.csv", clusters.table(particle))

@@ -41,6 +41,7 @@ class Classes:
     half_map_resolution: Float[np.ndarray, " cluster"]  # Å, FSC 0.5
     pixel_size: float  # Å
     skipped: dict[int, str] = field(default_factory=dict)  # clusters without a map, and why
+    given: bool = False  # by a user's labels
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -254,7 +255,14 @@ def read_classes(folder: Path) -> Classes:
         half_map_resolution=np.array([curve_resolution(curve, threshold=0.5) for curve in curves]),
         pixel_size=maps[0].pixel_size,
         skipped=skipped,
+        given=classes_given(folder / "latent"),
     )
+
+
+def classes_given(latent: Path) -> bool:
+    """Whether the clusters of the stage latent are a user's own."""
+    path = latent / "structure.json"
+    return path.is_file() and read_json(path).get("method") == "labels"
 
 
 def skipped_clusters(volumes: Path, numbers: list[int]) -> dict[int, str]:

@@ -30,6 +30,10 @@ WITH_NULL = (
     "Errors that both halves share, such as the poses of one refinement, are not excluded: the particles of the null "
     "have the same views and noise, but poses without error."
 )
+GIVEN = (
+    "The classes were given for both halves: where all particles were classified together, one reference can have put "
+    "the same into both, and neither their agreement nor the null, which has the same labels, excludes that."
+)
 SCORES = {  # the name in verdict.json, and in words
     "classes_reproduced": "classes reproduced",
     "difference_correlation": "correlation of difference maps, best class",
@@ -109,6 +113,11 @@ def no_evidence(evidence: dict[str, Any] | None) -> str | None:
     if evidence is None or evidence["both"]["beyond_chance"]:
         return None
     return f"particles that a network never saw are no likelier if they vary ({evidence_text(evidence['both'])})"
+
+
+def caution(null: Null, given: bool) -> str:
+    """What agreement does not exclude; `given`: the classes are a user's own."""
+    return " ".join([WITH_NULL if null.runs else NO_NULL, *[GIVEN] * given])
 
 
 def evidence_text(found: dict[str, Any]) -> str:
@@ -281,10 +290,12 @@ def methods(result: dict[str, Any], particles: tuple[int, int]) -> str:
         values = null["scores"][score] if null else []
         return f" (null: {', '.join(f'{each:{form}}' for each in values)})" if values else ""
 
+    common = ", the labels of classes, which were given," if result["classes_given"] else ""
+    common += " and the atomic model, where one seeded the mixtures"
     parts = [
         f"The particles were divided once into an even ({particles[0]:,}) and an odd half ({particles[1]:,}); the "
         "consensus map, the Gaussian mixture, the networks, the latent coordinates and the class maps were made from "
-        "each half alone, sharing only the poses of the refinement. Classes were matched one to one by the "
+        f"each half alone, sharing only the poses of the refinement{common}. Classes were matched one to one by the "
         "FSC-weighted correlation of their difference maps (class minus the mean of the half's other classes) inside "
         f"the union of the masks to {result['resolution']:.1f} Å."
     ]
