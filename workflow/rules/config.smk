@@ -28,6 +28,24 @@ def stop(key, problem):
     sys.exit(f"{names or 'config'}: {key}: {problem}")
 
 
+def as_written(value, schema):
+    """What YAML reads as something else is the word again: the key null, and yes and no where an option takes words."""
+    if isinstance(value, bool) and "yes" in schema.get("enum", ()):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return [as_written(each, schema.get("items", {})) for each in value]
+    if not isinstance(value, dict):
+        return value
+    named = {"null" if key is None else key: each for key, each in value.items()}
+    known, others = (
+        schema.get("properties", {}),
+        schema.get("additionalProperties") or {},
+    )
+    return {
+        key: as_written(each, known.get(key, others)) for key, each in named.items()
+    }
+
+
 def check_keys():
     """Stop at the first key or value that the schema does not know."""
     errors = jsonschema.Draft202012Validator(SCHEMA).iter_errors(config)
@@ -272,6 +290,7 @@ def check_companions():
 
 
 check_keys_stand_once()
+config.update(as_written(config, SCHEMA))
 check_keys()
 validate(config, str(ROOT / "config/schema.json"))
 check_numbers()
