@@ -5,7 +5,7 @@ A table of contents: the stages in the order in which they run. docs/config.md s
 
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.17")  # the first one whose profiles rules/resources.smk can read
 
 if (
     not workflow.overwrite_configfiles

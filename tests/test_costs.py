@@ -115,3 +115,5 @@ def test_the_table_adds_up_hours_and_shows_the_largest_job():
     assert first == ["particles", "2", "4", "0", "3.0", "0.5", "3.0", "0.0"]
     assert second == ["heterogeneity", "1", "8", "2", "16.0", "1.5", "12.0", "3.0"]
     assert together == ["together", "3", "8", "2", "16.0", "1.5", "15.0", "3.0"]
+    longer = [*jobs, Job("gaussemble_heterogeneity", 8, 1, 1000, 60)]  # as a module's rule may be called
+    assert len({len(line) for line in costs.table(longer)}) == 1

@@ -74,8 +74,9 @@ def table(jobs):
     """Lines with a row for each stage and one for all: jobs, the largest of them, and the hours of all together."""
     stages = list(dict.fromkeys(job.stage for job in jobs))
     groups = [(stage, [job for job in jobs if job.stage == stage]) for stage in stages]
-    head = f"{'':<14}{'jobs':>6}{'cores':>7}{'GPUs':>6}{'GB':>8}{'hours':>8}{'core hours':>13}{'GPU hours':>12}"
-    return [head, *(row(name, group) for name, group in [*groups, ("together", jobs)])]
+    wide = max(14, *(len(stage) + 1 for stage in stages))  # another workflow may have given them longer names
+    head = f"{'':<{wide}}{'jobs':>6}{'cores':>7}{'GPUs':>6}{'GB':>8}{'hours':>8}{'core hours':>13}{'GPU hours':>12}"
+    return [head, *(row(name.ljust(wide), group) for name, group in [*groups, ("together", jobs)])]
 
 
 def row(name, jobs):
@@ -83,5 +84,5 @@ def row(name, jobs):
     cores, gpus, memory, time = (max(job[field] for job in jobs) for field in (1, 2, 3, 4))
     core_hours = sum(job.threads * job.minutes for job in jobs) / 60
     gpu_hours = sum(job.gpus * job.minutes for job in jobs) / 60
-    one = f"{name:<14}{len(jobs):>6}{cores:>7}{gpus:>6}{memory / 1000:>8.1f}{time / 60:>8.1f}"
+    one = f"{name}{len(jobs):>6}{cores:>7}{gpus:>6}{memory / 1000:>8.1f}{time / 60:>8.1f}"
     return f"{one}{core_hours:>13.1f}{gpu_hours:>12.1f}"

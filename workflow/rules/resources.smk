@@ -6,6 +6,7 @@ GPUs of a training; gpu_partition and gpu_type, of the jobs that have one; longe
 """
 
 import atexit
+import contextlib
 import functools
 import runpy
 import sys
@@ -107,13 +108,19 @@ def half_the_cores(most):
 # ---- The plan: printed where jobs are submitted, after a dry run and before a run
 
 
+def cores(job):
+    """What a job asks for; a dry run has one core itself, so they are the rule's, where these are a number."""
+    asked = job.rule.resources["_cores"]
+    return job.threads if asked.is_evaluable() else asked.value
+
+
 def plan():
-    """Print what all jobs together will ask of the cluster; a dry run has one core itself, so threads are the rule's."""
+    """Print what all jobs together will ask of the cluster."""
     order = [rule.name for rule in workflow.rules]
     jobs = [
         COSTS["Job"](
             job.rule.name,
-            job.rule.resources["_cores"].value,
+            cores(job),
             job.resources.get("gpu", 0),
             job.resources.get("mem_mb", 0),
             job.resources.get("runtime", 0),
@@ -134,8 +141,12 @@ onstart:
         plan()
 
 
-@atexit.register  # onstart is not for dry runs
 def plan_of_dry_run():
-    """After a dry run of what is to be submitted."""
+    """After a dry run of what is to be submitted; of one that failed Snakemake has said why."""
     if workflow.dryrun and workflow.resource_settings.nodes:
-        plan()
+        with contextlib.suppress(Exception):
+            plan()
+
+
+if not hasattr(workflow, "plans"):  # once, where two modules are this workflow
+    workflow.plans = atexit.register(plan_of_dry_run)  # onstart is not for dry runs
