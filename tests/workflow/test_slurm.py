@@ -38,9 +38,11 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
     if absent:
         pytest.skip(f"SLURM is not installed here (no {', '.join(absent)}); .ci/run installs it where it may")
     folder = tmp_path_factory.mktemp("slurm")
-    subprocess.run([SCRIPTS / "up.sh", folder, "64", "512000"], check=True)
-    yield os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{folder}/bin:{path}"}
-    subprocess.run([SCRIPTS / "down.sh", folder], check=True)
+    try:
+        subprocess.run([SCRIPTS / "up.sh", folder, "64", "512000"], check=True)
+        yield os.environ | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{folder}/bin:{path}"}
+    finally:  # also what came up of one that did not
+        subprocess.run([SCRIPTS / "down.sh", folder], check=True)
 
 
 @pytest.fixture(scope="module")
