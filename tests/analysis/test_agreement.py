@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gaussemble.analysis.agreement import Options, agreement
+from gaussemble.analysis.matching import read_classes
 from gaussemble.analysis.verdict import Null, judge
 from gaussemble.errors import InputError
 from gaussemble.io.mrc import write_map
@@ -141,6 +142,18 @@ def test_one_class_is_nothing_to_judge(tmp_path, generator):
     verdict, _ = run(tmp_path, states()[:1], states()[:1] + noise(generator, 1), [50], [50])
     assert verdict["clusters"][0]["verdict"] == "undecided"
     assert verdict["clusters"][0]["runner_up"] is None
+
+
+def test_the_error_of_a_share_counts_images_and_not_their_copies(tmp_path):
+    write_half(tmp_path, states(), [400, 200, 200, 200])
+    path = tmp_path / "main/latent/clusters.csv"
+    found = read_classes(tmp_path / "main")
+    assert found.fraction_error[0] == pytest.approx(np.sqrt(0.4 * 0.6 / 1000))
+    table = pd.read_csv(path)
+    table.assign(particle=table["particle"] // 4).to_csv(path, index=False)  # four copies of each
+    copied = read_classes(tmp_path / "main")
+    assert (copied.particles, copied.images) == (1000, 250)
+    np.testing.assert_allclose(copied.fraction_error, 2 * found.fraction_error)
 
 
 def test_labels_that_both_halves_were_given_are_a_caution(tmp_path, generator):

@@ -173,6 +173,20 @@ def test_where_hdbscan_finds_nothing_all_particles_are_one_cluster(tmp_path, cap
     assert "hdbscan finds no cluster" in capsys.readouterr().err
 
 
+def test_a_class_that_is_no_particles_most_probable_one_is_left_out(tmp_path, monkeypatch, capsys):
+    """As of particles that do not vary: what is there goes on, so that a null run has its verdict."""
+    table, posteriors, _ = seen_badly()
+    probability = np.tile([0.5, 0.1, 0.4], (len(table), 1))
+    probability[::2] = [0.4, 0.1, 0.5]
+    monkeypatch.setattr("gaussemble.analysis.assignment.shared_out", lambda *_: probability)
+    table.to_csv(tmp_path / "latent.csv", index=False)
+    write_posteriors(tmp_path / "posterior.npz", posteriors)
+    options = Options(**(QUICK | {"method": "gaussian_mixture", "clusters": 3}))
+    latent(latent=tmp_path / "latent.csv", posteriors=tmp_path / "posterior.npz", out=tmp_path, options=options)
+    assert set(pd.read_csv(tmp_path / "clusters.csv")["cluster"]) == {1, 2}
+    assert "of 3 clusters only 2" in capsys.readouterr().err
+
+
 def seen_badly(size: int = 800) -> tuple[pd.DataFrame, Posteriors, np.ndarray]:
     """Two groups 4 apart on axis 1, of which half of the particles show that axis and the others the second alone."""
     rng = np.random.default_rng(5)

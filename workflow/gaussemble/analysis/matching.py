@@ -37,6 +37,7 @@ class Classes:
     number: Int[np.ndarray, " cluster"]  # of the cluster, from 1
     size: Int[np.ndarray, " cluster"]  # particles
     particles: int  # of the half, with those of skipped clusters and of none
+    images: int  # of the half: fewer than particles where these are symmetry-expanded
     fsc: Float[np.ndarray, "cluster ring"]  # of the half-maps in the mask
     half_map_resolution: Float[np.ndarray, " cluster"]  # Å, FSC 0.5
     pixel_size: float  # Å
@@ -53,8 +54,8 @@ class Classes:
 
     @property
     def fraction_error(self) -> Float[np.ndarray, " cluster"]:
-        """Binomial standard error of the share."""
-        return np.sqrt(self.fraction * (1 - self.fraction) / self.particles)
+        """Binomial standard error of the share; copies share their noise and may fall alike: an image counts once."""
+        return np.sqrt(self.fraction * (1 - self.fraction) / self.images)
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,8 @@ def read_classes(folder: Path) -> Classes:
     Maps are means of the unregularised half-maps. That of map.mrc is damped by its class's signal-to-noise ratio, and
     a difference of such maps would hold what the filters differ by, the same in both halves, without any structure.
     """
-    assigned = read_csv(folder / "latent" / "clusters.csv", ["cluster"])["cluster"].to_numpy()
+    table = read_csv(folder / "latent" / "clusters.csv", ["particle", "cluster"])
+    assigned = table["cluster"].to_numpy()
     sizes = np.bincount(assigned)  # cluster 0: particles of none
     numbers = [number for number in range(1, len(sizes)) if sizes[number]]
     skipped = skipped_clusters(folder / "volumes", numbers)
@@ -251,6 +253,7 @@ def read_classes(folder: Path) -> Classes:
         number=np.array(numbers),
         size=sizes[numbers],
         particles=len(assigned),
+        images=table["particle"].nunique(),
         fsc=np.stack([curve["fsc_masked"].to_numpy(float) for curve in curves]),
         half_map_resolution=np.array([curve_resolution(curve, threshold=0.5) for curve in curves]),
         pixel_size=maps[0].pixel_size,
