@@ -1,10 +1,10 @@
-"""Classes as decoded structures: found from a poor start, with their shares, as well as they can be told apart."""
+"""Classes as structures: found from a poor start, with their shares, as well as they can be told apart."""
 
 import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from gaussemble.analysis.decoded_classes import DecodedClasses, class_losses, fit_classes, memberships, most_probable
+from gaussemble.analysis.decoded_classes import Classes, class_losses, fit_classes, memberships, most_probable
 from gaussemble.fit.band import open_band
 from gaussemble.fit.losses import likelihood
 from gaussemble.io.store import open_store, write_store
@@ -34,22 +34,42 @@ def study(tmp_path_factory):
     return open_band(open_store(folder), white_noise_power(NOISE), 15.0), label
 
 
-def test_structures_and_shares_are_found(study):
+def rigid(latent: torch.Tensor) -> Mixture:
+    """A decoder that cannot bend the arm as far as it goes: the angle is at most 0.3."""
+    return decode(0.3 * torch.tanh(latent))
+
+
+TRUE = Classes(decode(ANGLES[:, None]), SHARES)
+
+
+@pytest.mark.parametrize("passes", [0, 2], ids=["decoded", "freed"])
+def test_structures_and_shares_are_found(study, passes):
     band, label = study
-    found = fit_classes(decode, band, torch.tensor([[-0.2], [0.0], [0.2]]), passes=4)
-    # standard error of an angle here: about 0.01
-    assert torch.allclose(found.latent[:, 0], ANGLES, atol=0.06)
+    found = fit_classes(decode, band, torch.tensor([[-0.2], [0.0], [0.2]]), passes)
+    # an arm's Gaussian that is 20 Å from the hinge is 1.2 Å off where its angle is by 0.06; its standard error is 0.01
+    moved = (found.structure.center - TRUE.structure.center).norm(dim=-1)
+    assert float(moved.square().mean().sqrt()) < (1.2 if passes == 0 else 2.0)
     assert torch.allclose(found.share, torch.bincount(label) / COUNT, atol=0.06)
-    best = memberships(decode, band, DecodedClasses(ANGLES[:, None], SHARES))
-    ours, limit = (adjusted_rand_score(label, most_probable(one)) for one in (memberships(decode, band, found), best))
+    ours, limit = (adjusted_rand_score(label, most_probable(memberships(band, one))) for one in (found, TRUE))
     assert 0.2 < limit < 0.97  # noise through which the classes are not plain
     assert ours > 0.95 * limit
+
+
+def test_freed_gaussians_go_where_the_decoder_cannot(study):
+    """With a decoder that bends too little, classes of their own tell particles apart better than decoded ones."""
+    band, label = study
+    scores = []
+    for passes in (0, 3):
+        found = fit_classes(rigid, band, torch.tensor([[-0.8], [0.0], [0.8]]), passes)
+        scores.append(adjusted_rand_score(label, most_probable(memberships(band, found))))
+    limit = adjusted_rand_score(label, most_probable(memberships(band, TRUE)))
+    assert scores[1] - scores[0] > 0.15 * (limit - scores[0])  # seen: a third of it, in 180 steps
 
 
 def test_probabilities_are_honest(study):
     """Under the true structures the mean probability of the true class is the mean of the squares."""
     band, label = study
-    probability = memberships(decode, band, DecodedClasses(ANGLES[:, None], SHARES))
+    probability = memberships(band, TRUE)
     assert torch.allclose(probability.sum(1), torch.ones(COUNT))
     right = probability.gather(1, label[:, None]).mean()
     assert float(right) == pytest.approx(float(probability.square().sum(1).mean()), abs=0.04)
@@ -68,5 +88,5 @@ def test_the_same_seed_gives_the_same_classes(study):
     band, _ = study
     start = torch.tensor([[-0.2], [0.2]])
     one, other = (fit_classes(decode, band, start, seed=3) for _ in range(2))
-    assert torch.equal(one.latent, other.latent) and torch.equal(one.share, other.share)
+    assert torch.equal(one.structure.center, other.structure.center) and torch.equal(one.share, other.share)
     assert torch.equal(start, torch.tensor([[-0.2], [0.2]]))

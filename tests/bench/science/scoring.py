@@ -11,8 +11,9 @@ from simulated import BOX, PIXEL, Simulation, state_maps
 from torch import Tensor
 
 from gaussemble.analysis import recovery
+from gaussemble.analysis.assignment import ClusterOptions
 from gaussemble.analysis.chance import likelihoods, plausible, variation
-from gaussemble.analysis.decoded_classes import fit_classes, memberships, most_probable
+from gaussemble.analysis.decoded_classes import class_probabilities
 from gaussemble.analysis.latent import latent_columns
 from gaussemble.analysis.map_scores import captured_variance, fsc_area, motion_error
 from gaussemble.analysis.neighbourhoods import information_imbalance, neighbourhood_similarity
@@ -78,11 +79,10 @@ def scores(
 
 
 def decoded_clusters(folder: Path, out: Path, latent: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """Classes by likelihood under decoded structures, which start at the clusters' mean latents."""
-    start = torch.stack([torch.from_numpy(latent[cluster == one].mean(0)).float() for one in np.unique(cluster)])
-    model, band = load_model(out / "heterogeneity" / "model.pt"), band_of(folder, out)
-    classes = fit_classes(model.decode, band, start)
-    return most_probable(memberships(model.decode, band, classes)).numpy()
+    """Classes by likelihood under structures that start at the clusters' mean latents, as of `method: decoded`."""
+    start = np.stack([latent[cluster == one].mean(0) for one in np.unique(cluster)])
+    model, passes = load_model(out / "heterogeneity" / "model.pt"), ClusterOptions().passes
+    return class_probabilities(model, band_of(folder, out), start, passes).argmax(1)
 
 
 def band_of(folder: Path, out: Path) -> Band:

@@ -43,7 +43,12 @@ class ClusterOptions(StageOptions):
     smallest: int | None = Field(
         default=None, ge=5, description="Fewest particles of a cluster of hdbscan; none: a hundredth of all."
     )
-    passes: int = Field(default=1, ge=1, description="Passes over the particles in which decoded classes are found.")
+    passes: int = Field(
+        default=4,
+        ge=0,
+        description="Passes over the particles in which the Gaussians of decoded classes take places and amplitudes of "
+        "their own; 0: the classes stay what the decoder draws.",
+    )
     device: DeviceName = Field(default="auto", description="Where decoded classes are found.")
     seed: int = Field(default=0, ge=0, description="Seed of clusters and UMAP.")
 

@@ -1,13 +1,18 @@
-"""Classes as a few decoded structures that share the particles out among them by likelihood.
+"""Classes as a few structures that share the particles out among them by likelihood, as in 3D classification.
 
 k-means and mixtures divide latents, each of which has been drawn towards the prior by as much as its view is poor. Here
-the latents of K structures are moved until `sum_i log sum_k share_k p(particle_i | decode(z_k))` is greatest: every
-particle is compared with the K structures themselves, as in 3D classification, and says by its probabilities how sure
-it is. It costs about as much as K passes of scoring; start it from k-means.
+every particle is compared with the K structures themselves, and says by its probabilities how sure it is. What is made
+greatest is `sum_i log sum_k share_k p(particle_i | structure_k)`, in two steps:
+
+    decoded   the structures are those of K latents, which start at clusters of k-means
+    freed     each class's Gaussians take places and amplitudes of their own, near the decoded ones: a decoder that has
+              learnt all particles' structures at once has none of them quite
+
+It costs about as much as K passes of scoring for each pass over the particles.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,14 +29,17 @@ Decode = Callable[[Tensor], Mixture]
 BATCH = 128  # particles a step
 STEPS = 60  # at least; a pass over few particles has too few
 BLOCK = 64  # particles compared at a time
-RATE = 0.05  # of Adam, in units of the latents' prior
+# Rates of Adam: latents (in units of their prior) and shares' logarithms, places in Å, amplitudes in their mean
+LATENT_RATE, PLACE_RATE, AMPLITUDE_RATE = 0.05, 0.1, 0.01
+# How far from the decoded structures Gaussians are expected, as standard deviations in Å and in the mean amplitude
+PLACE, AMPLITUDE = 1.0, 0.1
 
 
 @dataclass(frozen=True)
-class DecodedClasses:
-    """Latents of the classes' structures, and their shares of the particles."""
+class Classes:
+    """The classes' structures (component, gaussian), and their shares of the particles."""
 
-    latent: Float[Tensor, "component latent"]
+    structure: Mixture
     share: Float[Tensor, " component"]
 
     def __len__(self) -> int:
@@ -45,33 +53,80 @@ def fit_classes(
     passes: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> DecodedClasses:
+) -> Classes:
     """Classes of the greatest likelihood, by stochastic steps from `start` with equal shares.
 
     Args:
         decode: of a trained model: latents to mixtures.
         band: the particles, with the gain that the model was trained with.
         start: latents of the classes' first structures.
-        passes: over the particles, more where they are few; the rate falls to 0 by the end.
+        passes: over the particles with freed Gaussians, after one with decoded ones; 0: they stay decoded.
         seed: of the particles' order.
         device: where the model is.
     """
-    latent = start.detach().clone().float().to(device).requires_grad_()
-    logit = torch.zeros(len(start), device=device, requires_grad=True)
+    classes = decoded(decode, start.to(device), band, seed)
+    return freed(classes, band, passes, seed) if passes else classes
+
+
+def decoded(decode: Decode, start: Float[Tensor, "component latent"], band: Band, seed: int) -> Classes:
+    """The structures of the K latents of the greatest likelihood, found in one pass."""
+    latent = start.detach().clone().float().requires_grad_()
+    equal = torch.full((len(start),), 1 / len(start), device=start.device)
+    share = _ascended([(latent, LATENT_RATE)], lambda: decode(latent), equal, band, 1, seed, "decoded classes")
+    return Classes(_fixed(decode(latent)), share)
+
+
+def freed(classes: Classes, band: Band, passes: int, seed: int) -> Classes:
+    """Structures of the greatest posterior whose Gaussians are near those of `classes`, normally in each parameter."""
+    near, unit = classes.structure, classes.structure.amplitude.abs().mean()
+    moved = torch.zeros_like(near.center, requires_grad=True)
+    changed = torch.zeros_like(near.amplitude, requires_grad=True)
+
+    def structure() -> Mixture:
+        return replace(near, center=near.center + moved, amplitude=near.amplitude + unit * changed)
+
+    def prior() -> Tensor:
+        return 0.5 * ((moved / PLACE).square().sum() + (changed / AMPLITUDE).square().sum())
+
+    rates = [(moved, PLACE_RATE), (changed, AMPLITUDE_RATE)]
+    share = _ascended(rates, structure, classes.share, band, passes, seed, "classes of their own", prior)
+    return Classes(_fixed(structure()), share)
+
+
+def _ascended(
+    rates: list[tuple[Tensor, float]],
+    structure: Callable[[], Mixture],
+    share: Float[Tensor, " component"],
+    band: Band,
+    passes: int,
+    seed: int,
+    what: str,
+    prior: Callable[[], Tensor] | None = None,
+) -> Float[Tensor, " component"]:
+    """Move the parameters, each at its rate, and the shares, which are returned; the rates fall to 0 by the end."""
+    logit = share.log().clone().requires_grad_()
     generator = torch.Generator().manual_seed(seed)
     steps = max(1, round(len(band) / BATCH))
     orders = [torch.randperm(len(band), generator=generator) for _ in range(max(passes, -(-STEPS // steps)))]
     batches = [rows for order in orders for rows in torch.tensor_split(order, steps)]
-    optimizer = torch.optim.Adam([latent, logit], RATE)
+    groups = [{"params": [one], "lr": rate} for one, rate in [*rates, (logit, LATENT_RATE)]]
+    optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / len(batches))
-    for rows in progress(batches, "decoded classes"):
-        losses = class_losses(band.batch(rows, device), decode(latent))
+    for rows in progress(batches, what):
+        losses = class_losses(band.batch(rows, share.device), structure())
         objective = -(torch.log_softmax(logit, 0) - losses).logsumexp(1).mean()
+        if prior is not None:
+            objective = objective + prior() / len(band)
         optimizer.zero_grad()
         objective.backward()
         optimizer.step()
         schedule.step()
-    return DecodedClasses(latent.detach().cpu(), torch.softmax(logit.detach(), 0).cpu())
+    return torch.softmax(logit.detach(), 0)
+
+
+def _fixed(structure: Mixture) -> Mixture:
+    """Without gradients."""
+    return Mixture(structure.center.detach(), structure.amplitude.detach(), structure.width.detach())
 
 
 def class_probabilities(
@@ -84,9 +139,9 @@ def class_probabilities(
 ) -> Float[np.ndarray, "particle component"]:
     """Probabilities of the classes that a model's structures form, from `start`; see `fit_classes`."""
     model = model.to(device).requires_grad_(False)
-    classes = fit_classes(model.decode, band, torch.from_numpy(start), passes, seed, device)
-    say("latent: shares of the decoded classes " + ", ".join(f"{share:.1%}" for share in classes.share.tolist()))
-    return memberships(model.decode, band, classes, device).double().numpy()
+    classes = fit_classes(model.decode, band, torch.from_numpy(start).float(), passes, seed, device)
+    say("latent: shares of the classes " + ", ".join(f"{share:.1%}" for share in classes.share.tolist()))
+    return memberships(band, classes).double().numpy()
 
 
 def class_losses(batch: Batch, structures: Mixture) -> Float[Tensor, "image component"]:
@@ -96,15 +151,12 @@ def class_losses(batch: Batch, structures: Mixture) -> Float[Tensor, "image comp
 
 
 @torch.no_grad()
-def memberships(
-    decode: Decode, band: Band, classes: DecodedClasses, device: torch.device | str = "cpu"
-) -> Float[Tensor, "particle component"]:
-    """Probability of each class for each particle."""
-    structures, share = decode(classes.latent.to(device)), classes.share.log()
+def memberships(band: Band, classes: Classes) -> Float[Tensor, "particle component"]:
+    """Probability of each class for each particle, on the CPU."""
     probability = torch.empty(len(band), len(classes))
     for rows in torch.arange(len(band)).split(BLOCK):
-        losses = class_losses(band.batch(rows, device), structures).cpu()
-        probability[rows] = torch.softmax(share - losses, dim=1)
+        losses = class_losses(band.batch(rows, classes.share.device), classes.structure)
+        probability[rows] = torch.softmax(classes.share.log() - losses, dim=1).cpu()
     return probability
 
 
