@@ -253,7 +253,7 @@ def read_classes(folder: Path) -> Classes:
         number=np.array(numbers),
         size=sizes[numbers],
         particles=len(assigned),
-        images=table["particle"].nunique(),
+        images=len(np.unique(table["particle"])),
         fsc=np.stack([curve["fsc_masked"].to_numpy(float) for curve in curves]),
         half_map_resolution=np.array([curve_resolution(curve, threshold=0.5) for curve in curves]),
         pixel_size=maps[0].pixel_size,

@@ -284,49 +284,20 @@ def beside(scores: dict[str, Any], null: Null) -> dict[str, Any] | None:
 
 def methods(result: dict[str, Any], particles: tuple[int, int]) -> str:
     """A paragraph for a paper's methods, with the numbers of this run."""
-    null, evidence, latents = result["null"], result["evidence"], result["latents"]
-
-    def nulls(score: str, form: str = ".2f") -> str:
-        values = null["scores"][score] if null else []
-        return f" (null: {', '.join(f'{each:{form}}' for each in values)})" if values else ""
-
-    common = ", the labels of classes, which were given," if result["classes_given"] else ""
-    common += " and the atomic model, where one seeded the mixtures"
+    null, given = result["null"], ", the labels of classes, which were given," * result["classes_given"]
     parts = [
         f"The particles were divided once into an even ({particles[0]:,}) and an odd half ({particles[1]:,}); the "
         "consensus map, the Gaussian mixture, the networks, the latent coordinates and the class maps were made from "
-        f"each half alone, sharing only the poses of the refinement{common}. Classes were matched one to one by the "
-        "FSC-weighted correlation of their difference maps (class minus the mean of the half's other classes) inside "
-        f"the union of the masks to {result['resolution']:.1f} Å."
+        f"each half alone, sharing only the poses of the refinement{given} and the atomic model, where one seeded the "
+        "mixtures. Classes were matched one to one by the FSC-weighted correlation of their difference maps (class "
+        "minus the mean of the half's other classes) inside the union of the masks to "
+        f"{result['resolution']:.1f} Å.",
+        class_sentence(result["clusters"], null),
     ]
-    good = [each for each in result["clusters"] if each["verdict"] == REPRODUCED]
-    if good:
-        low, high = (pick(each["difference_correlation"] for each in good) for pick in (min, max))
-        parts.append(
-            f"{len(good)} of {len(result['clusters'])} matched classes were reproduced, with difference maps "
-            f"correlated by {low:.2f} to {high:.2f}{nulls('difference_correlation')} and FSC 0.5 between them at "
-            f"{span_text([each['difference_resolution'] for each in good])}."
-        )
-    else:
-        parts.append(f"None of {len(result['clusters'])} matched classes was reproduced.")
-    if evidence and latents:
-        correlations = ", ".join(f"{each:.2f}" for each in latents["canonical_correlations"])
-        rand = latents["rand_index"]
-        index = "" if rand is None else f", an adjusted Rand index of clusters of {rand:.2f}{nulls('rand_index')}"
-        parts.append(
-            "Each half's particles were embedded by the network of the other half, which had never seen them: their "
-            "marginal log-likelihood, latents being drawn from the normal distribution of the other half's, exceeded "
-            f"that of a rigid molecule by {evidence_text(evidence['both'])}{nulls('evidence', '.2g')}. Latents of the "
-            f"same particles by the two networks had canonical correlations of {correlations} (null, first: "
-            f"{nulls('canonical_correlation').removeprefix(' (null: ').rstrip(')') or 'not run'}){index} and "
-            f"{latents['neighbor_overlap']:.0%} of their ten nearest neighbours in common"
-            f"{nulls('neighbor_overlap', '.0%')}."
-        )
-    moved = [each for each in result["motions"] if each["verdict"] == REPRODUCED]
+    if result["evidence"] and result["latents"]:
+        parts.append(latent_sentences(result["evidence"], result["latents"], null))
     if result["motions"]:
-        parts.append(f"Motions were compared as fields on the Gaussians.{motions_text(result['motions'])}")
-    if moved and null:
-        parts.append(f"The best cosine was {largest(moved, 'cosine'):.2f}{nulls('motion_cosine')}.")
+        parts.append(motion_sentences(result["motions"], null))
     if null:
         parts.append(
             f"The null is {null['runs']} run{'s' if null['runs'] > 1 else ''} of the whole analysis on particles "
@@ -334,3 +305,47 @@ def methods(result: dict[str, Any], particles: tuple[int, int]) -> str:
             "noise spectra."
         )
     return " ".join(parts)
+
+
+def null_text(null: dict[str, Any] | None, score: str, form: str = ".2f", before: str = "null: ") -> str:
+    """The null's values of a score in brackets, after a space; nothing without any."""
+    values = null["scores"][score] if null else []
+    return f" ({before}{', '.join(f'{each:{form}}' for each in values)})" if values else ""
+
+
+def class_sentence(clusters: list[dict[str, Any]], null: dict[str, Any] | None) -> str:
+    """How many matched classes were reproduced, and how well."""
+    good = [each for each in clusters if each["verdict"] == REPRODUCED]
+    if not good:
+        return f"None of {len(clusters)} matched classes was reproduced."
+    low, high = (pick(each["difference_correlation"] for each in good) for pick in (min, max))
+    return (
+        f"{len(good)} of {len(clusters)} matched classes were reproduced, with difference maps correlated by "
+        f"{low:.2f} to {high:.2f}{null_text(null, 'difference_correlation')} and FSC 0.5 between them at "
+        f"{span_text([each['difference_resolution'] for each in good])}."
+    )
+
+
+def latent_sentences(evidence: dict[str, Any], latents: dict[str, Any], null: dict[str, Any] | None) -> str:
+    """What either network says of particles that it never saw."""
+    correlations = ", ".join(f"{each:.2f}" for each in latents["canonical_correlations"])
+    rand = latents["rand_index"]
+    index = "" if rand is None else f", an adjusted Rand index of clusters of {rand:.2f}{null_text(null, 'rand_index')}"
+    return (
+        "Each half's particles were embedded by the network of the other half, which had never seen them: their "
+        "marginal log-likelihood, latents being drawn from the normal distribution of the other half's, exceeded that "
+        f"of a rigid molecule by {evidence_text(evidence['both'])}{null_text(null, 'evidence', '.2g')}. Latents of the "
+        f"same particles by the two networks had canonical correlations of {correlations}"
+        f"{null_text(null, 'canonical_correlation', before='null, first: ')}{index} and "
+        f"{latents['neighbor_overlap']:.0%} of their ten nearest neighbours in common"
+        f"{null_text(null, 'neighbor_overlap', '.0%')}."
+    )
+
+
+def motion_sentences(motions: list[dict[str, Any]], null: dict[str, Any] | None) -> str:
+    """Which motions were reproduced."""
+    moved = [each for each in motions if each["verdict"] == REPRODUCED]
+    text = f"Motions were compared as fields on the Gaussians.{motions_text(motions)}"
+    if not (moved and null):
+        return text
+    return f"{text} The best cosine was {largest(moved, 'cosine'):.2f}{null_text(null, 'motion_cosine')}."

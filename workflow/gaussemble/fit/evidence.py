@@ -26,7 +26,9 @@ def log_evidence(
     """Log of the integral of p(image | z) prior(z) over z, in nats, up to the constant of `likelihood`.
 
     By importance sampling from the normal posteriors: `log mean_s p(image | z_s) prior(z_s) / posterior(z_s)`. Exact,
-    whatever the number of samples, where the posterior is normal; too low on average where it is not (Jensen).
+    whatever the number of samples, where these are the posteriors. Where they are not it is too low in two dimensions
+    and more (in four by 0.04 and 0.5 nats for deviations wrong by a tenth and by a third), since the draws have
+    one covariance but few lengths; in one dimension too high by a tenth of that.
     """
     drawn = even_draws(samples, posterior.latent.shape[1], seed=1).to(posterior.latent)
     variance, axes = torch.linalg.eigh(posterior.covariance)
