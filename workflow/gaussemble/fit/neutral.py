@@ -302,8 +302,9 @@ def grow_beside(
 
 def begins_signed(rounds: list[Round], target: Target, options: Options, least: float) -> bool:
     """Whether Gaussians of both signs come next, after positive ones; said where that is not asked for but needed."""
-    now = rounds[-1]
-    if now.lowest_fsc >= options.target or LEAST_BESIDE * now.gaussians > room(target, options.most):
+    now, copies = rounds[-1], len(operators(options.symmetry))
+    fewest = max(LEAST_BESIDE * now.gaussians, now.gaussians + copies)
+    if now.lowest_fsc >= options.target or fewest > room(target, options.most):
         return False
     if options.amplitudes == "auto" and out_of_reach(rounds, target, options.target, options.most, least):
         say(f"neutral: positive Gaussians would not reach {options.target:g}; negative ones come beside them")

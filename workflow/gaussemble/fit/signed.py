@@ -45,12 +45,12 @@ def refined(
     whole = copied(unit, operators)
     rest = low_pass(target.density * target.mask - target.drawn(whole), target.pixel_size, resolution)
     rest = torch.where(target.mask > OUTSIDE, rest * target.mask, 0.0)
-    count = min(round(BESIDE * len(whole)), room(target, most)) - len(whole)
-    for sign in (1, -1):
-        voxels = (sign * rest).clamp(min=0)
-        share = float(voxels.sum() / rest.abs().sum().clamp(min=1e-30))
-        if round(count * share):
-            new = as_mixture(cells_of(voxels, target, round(count * share), seed), target, resolution)
+    more = (min(round(BESIDE * len(whole)), room(target, most)) - len(whole)) // len(operators)
+    positive = round(more * float(rest.clamp(min=0).sum() / rest.abs().sum().clamp(min=1e-30)))
+    for sign, count in ((1, positive), (-1, more - positive)):
+        if count > 0:
+            cells = cells_of((sign * rest).clamp(min=0), target, count * len(operators), seed)
+            new = as_mixture(cells, target, resolution)
             new = new if len(operators) == 1 else folded(new, operators, seed)
             unit = joined(unit, Mixture(new.center, sign * new.amplitude, new.width))
     return unit
