@@ -27,7 +27,7 @@ NEEDS = {
     "selections": Need(700, 0, 2500, 10, 0, 100, 0),
     "models": Need(600, 40, 0, 10, 0, 0, 0),
     "null": Need(700, 100, 500, 10, 0, 500, 100),
-    "agreement": Need(600, 100, 500, 10, 0, 0, 0),
+    "agreement": Need(600, 100, 3500, 10, 0, 0, 0),
     "truth": Need(900, 100, 500, 10, 5, 500, 500),
 }
 HALF_MAP = 48  # bytes a voxel that the sums of one half-map take, zero-padded
