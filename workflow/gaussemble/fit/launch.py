@@ -20,8 +20,10 @@ def launch(processes: int, arguments: list[str]) -> int:
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     os.environ["OMP_NUM_THREADS"] = str(max(1, int(threads) // processes)) if threads.isdigit() else "1"
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # the address, for torchrun takes the machine's name, and waits for ever where that cannot be resolved
+    here = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", str(processes)]
     try:
-        run(parse_args(["--standalone", "--nproc-per-node", str(processes), "-m", "gaussemble", *arguments]))
+        run(parse_args([*here, "-m", "gaussemble", *arguments]))
     except ChildFailedError as failure:
         _, first = failure.get_first_failure()
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
