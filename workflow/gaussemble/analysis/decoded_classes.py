@@ -32,7 +32,7 @@ BLOCK = 64  # particles compared at a time
 # Rates of Adam: latents (in units of their prior) and shares' logarithms, places in Å, amplitudes in their mean
 LATENT_RATE, PLACE_RATE, AMPLITUDE_RATE = 0.05, 0.1, 0.01
 # How far from the decoded structures Gaussians are expected, as standard deviations in Å and in the mean amplitude
-PLACE, AMPLITUDE = 1.0, 0.1
+PLACE, AMPLITUDE = 2.0, 0.3
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,12 @@ from gaussemble.report.names import DATASET_FIGURES, FIGURES
 from gaussemble.report.page import STYLE, TEMPLATE
 from gaussemble.report.results import crossing, crossing_text, main_curve
 
-OPTIONAL_STAGES = {"models": "an atomic model", "simulate": "simulated particles", "truth": "simulated particles"}
+OPTIONAL_STAGES = {
+    "models": "an atomic model",
+    "simulate": "simulated particles",
+    "truth": "simulated particles",
+    "motion_corrected": "volumes.motion in all analyses",
+}
 MOST_ROWS, LISTED = 20, 5  # optics groups, and particles left out, in tables of the page
 SCREEN_SHARE = 0.6  # of a figure's pixels, as CSS pixels: figures are drawn for screens of twice the density
 
