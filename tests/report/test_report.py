@@ -100,16 +100,18 @@ def test_what_chance_gives_is_told_beside_the_clusters(results):
 
 
 def test_what_a_run_does_not_have_is_named(results):
-    for name in ("displacement", "truth_latent", "truth_recovery"):
+    names = ("displacement", "motion_corrected", "truth_latent", "truth_recovery")
+    for name in names:
         (results / "figures" / "main" / f"{name}.png").rename(results / f"{name}.png")
     (results / "truth" / "main.json").rename(results / "main.json")
     try:
         reader = read_page(results)
         assert "Motion of the residues (it needs an atomic model)" in reader.text
+        assert "(it needs volumes.motion in all analyses)" in reader.text
         assert "Against the truth" not in reader.text
     finally:
         (results / "main.json").rename(results / "truth" / "main.json")
-        for name in ("displacement", "truth_latent", "truth_recovery"):
+        for name in names:
             (results / f"{name}.png").rename(results / "figures" / "main" / f"{name}.png")
 
 
