@@ -75,10 +75,13 @@ def test_report_has_every_figure_and_no_other_file(results):
 
 
 def test_every_job_left_a_log_and_a_benchmark(results):
-    benchmarks = {path.relative_to(results / "benchmarks").with_suffix("") for path in results.rglob("*.tsv")}
-    logs = {path.relative_to(results / "logs").with_suffix("") for path in (results / "logs").rglob("*.txt")}
-    assert logs == benchmarks
-    assert Path("odd/domains/heterogeneity") in logs
+    for folder in (results, results / "null1"):
+        benchmarks, logs = (
+            {path.relative_to(folder / kind).with_suffix("") for path in (folder / kind).rglob(pattern)}
+            for kind, pattern in (("benchmarks", "*.tsv"), ("logs", "*.txt"))
+        )
+        assert logs == benchmarks
+        assert Path("odd/domains/heterogeneity") in logs
 
 
 def test_summary_says_what_was_found_and_where_the_report_is(results, capsys):
