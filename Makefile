@@ -28,7 +28,7 @@ demo: .venv/installed
 	@$(GAUSSEMBLE) summary results/demo
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST)
 
 check: .venv/installed
 	$(BIN)/ruff check .

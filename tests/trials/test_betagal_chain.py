@@ -31,7 +31,7 @@ DOMAIN = "A/13-217"
 PIXEL, BOX = 3.54 * 100 / 64, 64
 SPLITS = ["full", "even", "odd"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("betagal")]  # one run, not one in each worker
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

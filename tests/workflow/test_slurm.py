@@ -27,7 +27,7 @@ TINY = yaml.safe_load((ROOT / "tests/workflow/tiny.yaml").read_text())
 THREADED = ["simulate", "particles", "consensus", "neutral", "heterogeneity", "crossing", "latent", "volumes"]
 TRAINING = {"epochs": 6, "hidden": 64, "checkpoint_seconds": 0}
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster, not one in each worker
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

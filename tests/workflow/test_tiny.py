@@ -18,7 +18,7 @@ COMMAND = [
     "--cores", "2", "--configfile", str(ROOT / "tests/workflow/tiny.yaml"),
 ]  # fmt: skip
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tiny")]  # one run, not one in each worker
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
