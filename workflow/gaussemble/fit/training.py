@@ -60,7 +60,7 @@ class TrainingOptions(StageOptions):
         description="Standard deviation of the noise on the latents in training; none: learnt, for each latent axis.",
     )
     prior: float = Field(
-        default=1.0,
+        default=0.3,
         ge=0,
         description="Weight of the latents' prior, a unit normal distribution, and of their divergence from it where "
         "their noise is learnt (the beta of variational autoencoders).",
