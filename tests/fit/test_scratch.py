@@ -119,7 +119,10 @@ def test_a_folder_in_memory_comes_last(places, monkeypatch):
     assert [folder.name for folder in scratch.folders()] == ["working", "own", "temporary"]
 
 
-def test_file_systems_in_memory_are_known():
+def test_file_systems_in_memory_are_known_through_links(tmp_path):
     assert not scratch.in_memory(Path("/proc"))
     if "/dev/shm tmpfs" in Path("/proc/mounts").read_text():
         assert scratch.in_memory(Path("/dev/shm/some/folder"))
+        (tmp_path / "link").symlink_to("/dev/shm")
+        assert scratch.in_memory(tmp_path / "link/some/folder")
+    assert scratch._unescaped(r"/media/my\040disk") == "/media/my disk"

@@ -6,7 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
@@ -81,6 +85,16 @@ def jobs(done: subprocess.CompletedProcess[str]) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
 
 
+@pytest.fixture
+def served() -> Iterator[str]:
+    """The address under which this machine serves the checkout's files."""
+    handler = partial(SimpleHTTPRequestHandler, directory=ROOT)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.mark.slow
 def test_rules_run_under_other_names_beside_the_outer_workflows_own(tmp_path):
     outer(tmp_path, OUTER, {"heterogeneity": TINY})
@@ -125,6 +139,16 @@ def test_a_prefix_of_paths_is_refused(tmp_path):
     assert done.returncode != 0
     assert "prefix and replace_prefix cannot be used with gaussemble" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_address_of_the_files_is_refused(tmp_path, served):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    for name in ("Snakefile", "workflow/Snakefile"):
+        arguments = ["--dry-run", "--snakefile", f"{served}/{name}", "--configfile", "tiny.yaml"]
+        done = snakemake(tmp_path, *arguments, XDG_CACHE_HOME=str(tmp_path / "cache"))
+        assert done.returncode != 0
+        assert done.stderr.splitlines()[-1].startswith(f"{served}: stages run from files")
+        assert "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,7 @@ rule heterogeneity:
     threads: half_the_cores(8 * max(1, TRAINING_GPUS))
     resources:
         **on_gpus(TRAINING_GPUS),
-        # two minutes before the end of its time: enough to write a checkpoint
-        slurm_extra=f"--signal=TERM@120 {site('slurm_extra', '')}".strip(),
+        slurm_extra=f"{SIGNAL} {site('slurm_extra', '')}".strip(),
         mem_mb=memory("heterogeneity", TRAINING_GPUS),
         runtime=time("heterogeneity", TRAINING_GPUS),
     params:
@@ -51,3 +50,6 @@ rule heterogeneity:
         " --out results/{wildcards.dataset}/{wildcards.split}/{wildcards.analysis}/heterogeneity"
         " --checkpoint results/{wildcards.dataset}/{wildcards.split}/{wildcards.analysis}/checkpoints/heterogeneity.pt"
         " {params.options} 2>&1 | tee {log:q} >&2"
+
+
+check_signal(rules.heterogeneity)

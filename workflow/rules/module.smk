@@ -16,7 +16,13 @@ def checkout():
         return unpacked(
             place.hosted_repo.repo, place.ref, Path(workflow.sourcecache.cache_path)
         )
-    return Path(place.get_path_or_uri(secret_free=True)).parents[1]
+    path = place.get_path_or_uri(secret_free=True)
+    if "://" in path:
+        sys.exit(
+            f"{path.rsplit('/', 2)[0]}: stages run from files, which an address does not give; clone the repository and name the clone's "
+            "Snakefile, or use it as a module of github(...), as docs/module.md says"
+        )
+    return Path(path).parents[1]
 
 
 def unpacked(repository, ref, cache):

@@ -37,6 +37,22 @@ def on_gpus(count):
     return {"gpu": count} | {key: name for key, name in found.items() if name and count}
 
 
+SIGNAL = "--signal=TERM@120"  # two minutes before a job's time ends: enough to write a checkpoint
+
+
+def check_signal(training):
+    """Stop at a slurm_extra without the signal: what set-resources says takes the place of what the rule says."""
+    said = (training.rule.resources or {}).get("slurm_extra")
+    if said is None:  # where another workflow uses other rules of this one
+        return
+    said = str(said.raw).strip("'\"")
+    if "--signal" not in said:
+        sys.exit(
+            f"set-resources: {training.rule.name}:slurm_extra is {said}, without {SIGNAL}, by which a training writes its "
+            f"checkpoint before its time ends; write slurm_extra='{SIGNAL} {said}', or say it in default-resources"
+        )
+
+
 @functools.cache
 def measured():
     """Particles of the input, and pixels of an image's edge."""

@@ -11,6 +11,7 @@ or has no room, in the working directory.
 import itertools
 import math
 import os
+import re
 import tempfile
 import weakref
 from dataclasses import dataclass
@@ -156,10 +157,17 @@ def folders() -> list[Path]:
 
 
 def in_memory(folder: Path) -> bool:
-    """Whether a folder is of a file system in memory."""
+    """Whether a folder, or what it is a link to, is of a file system in memory."""
     mounts = Path("/proc/mounts")
     if not mounts.exists():
         return False
-    kinds = {place: kind for _, place, kind, *_ in map(str.split, mounts.read_text().splitlines())}
-    place = next((each for each in (folder, *folder.parents) if str(each) in kinds), None)
+    words = [line.split() for line in mounts.read_text().splitlines()]
+    kinds = {_unescaped(place): kind for _, place, kind, *_ in words}
+    real = folder.resolve()
+    place = next((each for each in (real, *real.parents) if str(each) in kinds), None)
     return place is not None and kinds[str(place)] in ("tmpfs", "ramfs")
+
+
+def _unescaped(place: str) -> str:
+    """A path as /proc/mounts writes it, where a space is its octal number."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), place)
