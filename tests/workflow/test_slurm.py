@@ -64,7 +64,7 @@ def command(profile: Path, folder: Path, config: dict, *arguments: str) -> list[
     threads = [f"{rule}=1" for rule in THREADED]
     called = [sys.executable, "-m", "snakemake", *arguments, "--snakefile", ROOT / "Snakefile", "--profile", profile]
     called += ["--directory", folder, "--configfile", folder / "config.yaml", "--set-threads", *threads]
-    return list(map(str, [*called, "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]))
+    return list(map(str, [*called, "--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10"]))
 
 
 def queue(cluster: dict[str, str], *columns: str) -> list[list[str]]:
@@ -139,7 +139,7 @@ def killed(cluster: dict[str, str], folder: Path) -> None:
 def run(cluster, profile, tmp_path_factory) -> tuple[Path, str]:
     """Where a run went to its end although its trainings were killed, and what it said."""
     folder = tmp_path_factory.mktemp("data sets of a user")
-    latent = TINY["analyses"]["domains"]["latent"]
+    latent = TINY["analyses"]["domains"]["latent"] | {"umap": False, "components": 1, "points": 2}
     analyses = {"domains": {"heterogeneity": TRAINING, "latent": latent, "agreement": {"null": 0}}}
     config = TINY | {"simulate": TINY["simulate"] | {"particles": 600}, "analyses": analyses}
     with (folder / "said.txt").open("w") as said:

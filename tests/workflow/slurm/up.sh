@@ -69,7 +69,22 @@ done >"$folder/gres.conf"
 echo "CgroupAutomount=no" >"$folder/cgroup.conf"
 export SLURM_CONF=$folder/slurm.conf
 printf '#!/bin/sh\nSLURM_CONF="%s" exec %s "$@"\n' "$SLURM_CONF" "$(command -v srun)" >"$folder/bin/srun"
-chmod +x "$folder/bin/srun"
+# Snakemake asks for its jobs (by their name) after 1 s, 11 s, 21 s, and so on; here the answer comes when another
+# job has ended, or after 50 s, for nothing is learnt by waiting
+cat >"$folder/bin/squeue" <<SQUEUE
+#!/usr/bin/env bash
+case "\$*" in *" --name "*) ;; *) exec $(command -v squeue) "\$@" ;; esac
+told="$folder/told.\${!#}" # how many had ended at the last answer; the run's name is the last word
+for _ in {1..100}; do
+  answer=\$($(command -v squeue) "\$@") || exit
+  ended=\$(grep -cvE 'PENDING|CONFIGURING|RUNNING|COMPLETING' <<<"\$answer")
+  [ "\$ended" = "\$(cat "\$told" 2>/dev/null || echo 0)" ] || break
+  sleep 0.5
+done
+echo "\$ended" >"\$told"
+echo "\$answer"
+SQUEUE
+chmod +x "$folder"/bin/*
 
 within() { # SECONDS COMMAND...: until it succeeds
   local tries=$(($1 * 10))
