@@ -18,8 +18,9 @@ def checkout():
         )
     path = place.get_path_or_uri(secret_free=True)
     if "://" in path:
+        address = os.path.dirname(os.path.dirname(path))
         sys.exit(
-            f"{path.rsplit('/', 2)[0]}: stages run from files, which an address does not give; clone the repository and name the clone's "
+            f"{address}: stages run from files, which an address does not give; clone the repository and name the clone's "
             "Snakefile, or use it as a module of github(...), as docs/module.md says"
         )
     return Path(path).parents[1]

@@ -49,7 +49,7 @@ def check_signal(training):
     if "--signal" not in said:
         sys.exit(
             f"set-resources: {training.rule.name}:slurm_extra is {said}, without {SIGNAL}, by which a training writes its "
-            f"checkpoint before its time ends; write slurm_extra='{SIGNAL} {said}', or say it in default-resources"
+            f"checkpoint before its time ends; write slurm_extra=\"'{SIGNAL} {said}'\", or say it in default-resources"
         )
 
 
