@@ -1,9 +1,13 @@
 """What jobs ask for: sizes from a file's first bytes, memory and time that grow with the data, the totals of a plan."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import starfile
+import yaml
 
 from gaussemble import costs, sizes
 from gaussemble.costs import Job, Size
@@ -117,3 +121,34 @@ def test_the_table_adds_up_hours_and_shows_the_largest_job():
     assert together == ["together", "3", "8", "2", "16.0", "1.5", "15.0", "3.0"]
     longer = [*jobs, Job("gaussemble_heterogeneity", 8, 1, 1000, 60)]  # as a module's rule may be called
     assert len({len(line) for line in costs.table(longer)}) == 1
+
+
+def test_classes_found_by_images_ask_for_what_comparing_takes():
+    latents = costs.minutes("latent", LARGE._replace(epochs=4)), costs.megabytes("latent", LARGE)
+    images = LARGE._replace(epochs=4, classes=6)
+    assert costs.minutes("latent", images) > 2 * costs.minutes("heterogeneity", LARGE) > 10 * latents[0]
+    assert costs.megabytes("latent", images, 1) > latents[1] + costs.GPU
+    assert costs.minutes("latent", images._replace(classes=12)) > 1.8 * costs.minutes("latent", images)
+
+
+# Rows, and pixels where the config names none
+ROWS = {
+    "10076": (131_899, None), "10180": (327_490, None), "10492": (165_477, None), "10059": (800_000, 192),
+    "10346": (500_000, 256),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_presets_say_what_is_expected_of_them(name):
+    text = (Path(__file__).parents[1] / f"config/datasets/empiar-{name}.yaml").read_text()
+    config, (rows, box) = yaml.safe_load(text), ROWS[name]
+    (analysis,) = config["analyses"].values()
+    rounds = analysis["heterogeneity"].get("rounds", [{"epochs": 15}])
+    gaussians = config["seeds"].get("count") or config["neutral"]["most"]
+    whole = Size(rows, config["particles"].get("box") or box, gaussians, sum(each["epochs"] for each in rounds), 0)
+    half = whole._replace(particles=rows // 2)
+    halves = 2 * (costs.seconds("heterogeneity", half) + costs.seconds("crossing", half)) / 3600
+    without = costs.seconds("heterogeneity", whole) / 3600 + halves
+    said = re.search(r"([0-9]+) core hours .*?, ([0-9]+) without the null run", text.replace("\n# ", " "))
+    assert said is not None
+    assert [float(hours) for hours in said.groups()] == pytest.approx([without + halves, without], rel=0.1)

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from dry_runs import DEMO, ROOT, planned, saved, snakemake
+from dry_runs import DEMO, ROOT, changed, planned, saved, snakemake
 
 
 def test_slurm_profile_plans_the_same_jobs(tmp_path, demo_jobs):
@@ -40,6 +40,25 @@ def test_what_a_user_sets_for_a_stage_leaves_what_the_profile_says_of_the_cluste
     assert found["volumes"]["slurm_partition"] == "all", "not Python's function of that name"
     assert found["volumes"]["slurm_account"] == "me-1"
     assert "gpu" not in found["volumes"]
+
+
+def test_latents_that_are_clustered_by_images_ask_for_a_gpu_and_others_do_not(tmp_path):
+    text = (ROOT / "profiles/slurm/config.yaml").read_text()
+    for key, value in {"partition": "cores", "gpu_partition": "fast", "gpu_type": "a100"}.items():
+        text = re.sub(rf"^  {key}:", f"  {key}: {value}", text, flags=re.MULTILINE)
+    (tmp_path / "site.yaml").write_text(text)
+    analyses = {"images": {"latent": {"method": "decoded"}}, "latents": {}}
+    jobs = planned(changed(DEMO, analyses=analyses), tmp_path, "--profile", "site.yaml")
+    asked = {}
+    for job in jobs:
+        if job["rule"] == "latent":
+            resources = dict(each.split("=", 1) for each in job["resources"].split(", "))
+            row = [resources[key] for key in ("gpu", "slurm_partition", "gpu_model")]
+            asked.setdefault(job["wildcards"].split("analysis=")[1], []).append((*row, int(resources["mem_mb"])))
+    (images,), (latents,) = set(asked["images"]), set(asked["latents"])
+    assert images[:3] == ("1", "fast", "a100")
+    assert latents[:3] == ("0", "cores", "")
+    assert images[3] > latents[3] + 4000, "what CUDA takes of the machine's memory"
 
 
 def test_a_training_keeps_the_signal_before_its_time_ends(tmp_path):

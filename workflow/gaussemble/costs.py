@@ -8,7 +8,9 @@ this file by itself, again in every job.
 import math
 from collections import namedtuple
 
-Size = namedtuple("Size", "particles box gaussians epochs maps")  # box: pixels of the stored images
+# box: pixels of the stored images; epochs: of a training, or passes of `latent` over the particles to find `classes` by
+# their images, 0 where it reads latents alone
+Size = namedtuple("Size", "particles box gaussians epochs maps classes", defaults=[0])
 Job = namedtuple("Job", "stage threads gpus megabytes minutes")
 
 # Of a stage on one core: MB of libraries and of itself, bytes a voxel of the box, bytes a particle; seconds,
@@ -30,7 +32,10 @@ NEEDS = {
     "agreement": Need(600, 100, 3500, 10, 0, 0, 0),
     "truth": Need(900, 100, 500, 10, 5, 500, 500),
 }
+AROUND = 6  # epochs that take as long as what comes before and after those of a training
+CROSSED = 25  # as long as embedding and the evidence of every particle, by 64 draws
 HALF_MAP = 48  # bytes a voxel that the sums of one half-map take, zero-padded
+BATCH_PIXEL = 6000  # bytes a pixel that a batch of particles takes for each class that it is compared with
 GPU = 4000  # MB of the machine's own memory that a process with a GPU takes for CUDA's libraries
 OVERHEAD = 500  # MB: a job of a cluster has two processes of Snakemake beside it
 SPARE_MEMORY, SPARE_TIME = 2, 4
@@ -45,24 +50,41 @@ def megabytes(stage, size, gpus=0, memory=4.0):
         found += min(1000 * memory, 2 * HALF_MAP * size.box**3 * size.maps / 1e6)
     if stage == "neutral":
         found += 0.1 * size.gaussians
+    if stage == "latent" and size.classes:
+        found += megabytes_of_classes(size)
     if stage in ("heterogeneity", "crossing"):
         found = max(1, gpus) * (found + 0.1 * size.gaussians)
     return math.ceil((OVERHEAD + GPU * gpus + SPARE_MEMORY * found) / 100) * 100
 
 
+def megabytes_of_classes(size):
+    """Of the stage latent, where it compares classes with images: a batch's predictions, what each particle says."""
+    return 300 + (BATCH_PIXEL * size.classes * size.box**2 + 100 * size.classes * size.particles) / 1e6
+
+
 def minutes(stage, size, processes=1):
     """How long a job of the stage may take, on one core, or with GPUs that are no slower than one."""
+    return max(SHORTEST, math.ceil(SPARE_TIME * seconds(stage, size, processes) / 60))
+
+
+def seconds(stage, size, processes=1):
+    """How long the stage is expected to take so."""
     need, images = NEEDS[stage], size.particles * size.box**2
     found = need.seconds + (need.per_voxel * size.box**3 + need.per_particle * size.particles) / 1e6
     found += need.per_pixel * images / 1e9
     if stage == "neutral":
         found += 0.05 * size.gaussians
-    if stage in ("heterogeneity", "crossing"):  # what comes before and after training takes as long as six epochs
-        epochs = 6 + (size.epochs if stage == "heterogeneity" else 0)
-        found += size.particles * epochs * milliseconds(size) / 1e3 / max(1, processes)
+    found += epochs(stage, size) * size.particles * milliseconds(size) / 1e3 / max(1, processes)
     if stage in ("volumes", "agreement", "models"):
         found += size.maps * (0.5 + 3e-6 * size.box**3)
-    return max(SHORTEST, math.ceil(SPARE_TIME * found / 60))
+    return found
+
+
+def epochs(stage, size):
+    """Passes over the particles, each as long as an epoch of a training."""
+    if stage == "latent":  # twice as many classes are compared first, and those that are left at the end
+        return AROUND + size.classes * (size.epochs + 2) if size.classes else 0
+    return {"heterogeneity": AROUND + size.epochs, "crossing": CROSSED}.get(stage, 0)
 
 
 def milliseconds(size):

@@ -39,9 +39,10 @@ rule latent:
         "results/{dataset}/benchmarks/{split}/{analysis}/latent.tsv"
     conda:
         "../../envs/gaussemble.yaml"
-    threads: half_the_cores(4)
+    threads: half_the_cores(8)
     resources:
-        mem_mb=memory("latent"),
+        **on_gpus(GPU, decoded),
+        mem_mb=memory("latent", GPU, decoded),
         runtime=time("latent"),
     params:
         files=optional("labels", "report"),

@@ -14,6 +14,14 @@ import sys
 SIZES = runpy.run_path(str(ROOT / "workflow/gaussemble/sizes.py"))
 COSTS = runpy.run_path(str(ROOT / "workflow/gaussemble/costs.py"))
 
+SUBMITTED = workflow.resource_settings.nodes  # how many jobs at a time, if any
+
+if SUBMITTED and " " in sys.executable:
+    sys.exit(
+        f"{sys.executable}: Snakemake cannot submit jobs that run a Python whose path has a space; make the environment "
+        "elsewhere (the clone, the data and the results may have spaces)"
+    )
+
 
 def site(key, otherwise):
     """What the profile says of the cluster; text stands there in quotes of its own, as it is an expression."""
@@ -28,13 +36,29 @@ TRAINING_GPUS = site("training_gpus", 1)  # of the stage heterogeneity
 GPU = min(1, TRAINING_GPUS)  # of other stages that use one
 
 
-def on_gpus(count):
-    """Resources of a job with so many GPUs, which may be none: where SLURM finds them."""
+def on_gpus(count, where=None):
+    """Resources of a job with so many GPUs, which may be none: where SLURM finds them.
+
+    where: a function of wildcards that says which jobs have them; none: all do.
+    """
     found = {
-        "slurm_partition": site("gpu_partition", None),
-        "gpu_model": site("gpu_type", None),
+        "gpu": count,
+        "slurm_partition": count and site("gpu_partition", None),
+        "gpu_model": count and site("gpu_type", None),
     }
-    return {"gpu": count} | {key: name for key, name in found.items() if name and count}
+    named = {key: value for key, value in found.items() if value or key == "gpu"}
+    others = {"gpu": 0, "slurm_partition": site("slurm_partition", ""), "gpu_model": ""}
+
+    def chosen(key):
+        return lambda wildcards: (named if where(wildcards) else others)[key]
+
+    return {key: chosen(key) for key in named} if where else named
+
+
+def decoded(wildcards):
+    """Whether the stage latent compares particles with structures, as a training does."""
+    options = settings("latent", wildcards)
+    return options["method"] == "decoded" and not options["labels"]
 
 
 SIGNAL = "--signal=TERM@120"  # two minutes before a job's time ends: enough to write a checkpoint
@@ -73,15 +97,25 @@ def size(stage, wildcards):
         particles=count if split == "full" else count // 2 + 1,
         box=original if uncropped else config["particles"]["box"] or original,
         gaussians=config["seeds"]["count"] or min(8192, config["neutral"]["most"]),
-        epochs=epochs(stages["heterogeneity"]) if stages else 0,
+        epochs=passes(stage, stages) if stages else 0,
         maps=maps(stages) if stages else 0,
+        classes=classes(stage, wildcards) if stages else 0,
     )
 
 
-def epochs(heterogeneity):
-    """Passes of a training over the particles."""
-    rounds = sum(each["epochs"] for each in heterogeneity["rounds"])
-    return rounds or heterogeneity["epochs"]
+def passes(stage, stages):
+    """Of a training over the particles, or of classes that are found by images."""
+    if stage == "latent":
+        return stages["latent"]["passes"]
+    rounds = sum(each["epochs"] for each in stages["heterogeneity"]["rounds"])
+    return rounds or stages["heterogeneity"]["epochs"]
+
+
+def classes(stage, wildcards):
+    """How many the stage latent finds by the particles' images; where none are given, as many as it tries at most."""
+    if stage != "latent" or not decoded(wildcards):
+        return 0
+    return settings("latent", wildcards)["clusters"] or 10
 
 
 def maps(stages):
@@ -91,13 +125,14 @@ def maps(stages):
     return (latent["clusters"] or 10) + axes * latent["points"]
 
 
-def memory(stage, gpus=0):
-    """A function for resources: MB, and after each kill twice as many."""
+def memory(stage, gpus=0, where=None):
+    """A function for resources: MB, and after each kill twice as many; gpus, where: as on_gpus has them."""
 
     def megabytes(wildcards, attempt):
         stages = config["analyses"].get(wildcards.get("analysis"), {})
         room = stages["volumes"]["memory"] if stage == "volumes" else 0
-        needed = COSTS["megabytes"](stage, size(stage, wildcards), gpus, room)
+        processes = gpus if where is None or where(wildcards) else 0
+        needed = COSTS["megabytes"](stage, size(stage, wildcards), processes, room)
         return needed * 2 ** (attempt - 1)
 
     return megabytes
