@@ -1,10 +1,21 @@
 """Classes as structures: found from a poor start, with their shares, as well as they can be told apart."""
 
+from itertools import combinations
+
 import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from gaussemble.analysis.decoded_classes import Classes, class_losses, fit_classes, memberships, most_probable
+from gaussemble.analysis.decoded_classes import (
+    Classes,
+    all_losses,
+    class_losses,
+    fit_classes,
+    memberships,
+    most_needed,
+    most_probable,
+    shares_at_rest,
+)
 from gaussemble.fit.band import open_band
 from gaussemble.fit.losses import likelihood
 from gaussemble.io.store import open_store, write_store
@@ -45,7 +56,7 @@ TRUE = Classes(decode(ANGLES[:, None]), SHARES)
 @pytest.mark.parametrize("passes", [0, 2], ids=["decoded", "freed"])
 def test_structures_and_shares_are_found(study, passes):
     band, label = study
-    found = fit_classes(decode, band, torch.tensor([[-0.2], [0.0], [0.2]]), passes)
+    found = fit_classes(decode, band, torch.tensor([[-0.2], [0.0], [0.2]]), 3, passes)
     # an arm's Gaussian that is 20 Å from the hinge is 1.2 Å off where its angle is by 0.06; its standard error is 0.01
     moved = (found.structure.center - TRUE.structure.center).norm(dim=-1)
     assert float(moved.square().mean().sqrt()) < (1.2 if passes == 0 else 2.0)
@@ -60,17 +71,50 @@ def test_freed_gaussians_go_where_the_decoder_cannot(study):
     band, label = study
     scores = []
     for passes in (0, 3):
-        found = fit_classes(rigid, band, torch.tensor([[-0.8], [0.0], [0.8]]), passes)
+        found = fit_classes(rigid, band, torch.tensor([[-0.8], [0.0], [0.8]]), 3, passes)
         scores.append(adjusted_rand_score(label, most_probable(memberships(band, found))))
     limit = adjusted_rand_score(label, most_probable(memberships(band, TRUE)))
     assert scores[1] - scores[0] > 0.15 * (limit - scores[0])  # seen: a third of it, in 180 steps
+
+
+def test_of_many_structures_those_stay_that_the_particles_need(study):
+    """Half of the particles are in one state, which most of the starts are near; the rarest state has one start."""
+    band, _ = study
+    starts = torch.tensor([-0.6, -0.5, -0.4, 0.1, 0.6, 0.7])
+    losses = all_losses(band, decode(starts[:, None]))
+    kept = starts[most_needed(losses, 3)]
+    assert kept[0] in starts[:3] and kept[1] == 0.1 and kept[2] in starts[4:]
+    assert torch.equal(most_needed(losses, 6), torch.arange(6))
+
+
+def test_starts_that_crowd_about_one_state_are_no_harm(study):
+    """Three of six starts in the most frequent state, three in the last, none in the rarest."""
+    band, label = study
+    found = fit_classes(decode, band, torch.tensor([[-0.7], [-0.5], [-0.3], [0.5], [0.6], [0.7]]), 3, passes=0)
+    ours, limit = (adjusted_rand_score(label, most_probable(memberships(band, one))) for one in (found, TRUE))
+    assert ours > 0.95 * limit
+
+
+def test_what_is_given_up_costs_the_least_of_all_choices(study):
+    """Against every choice of three of six structures, with shares of their own."""
+    band, _ = study
+    losses = all_losses(band, decode(torch.tensor([-0.6, -0.3, 0.0, 0.2, 0.5, 0.9])[:, None]))
+
+    def likelihood_of(kept: torch.Tensor) -> float:
+        own = losses[:, kept]
+        share = shares_at_rest(own, torch.full((3,), 1 / 3, dtype=torch.float64))
+        return float((share.log() - own).logsumexp(1).sum())
+
+    every = [likelihood_of(torch.tensor(kept)) for kept in combinations(range(6), 3)]
+    ours = likelihood_of(most_needed(losses, 3))
+    assert sum(ours < one - 1e-6 for one in every) <= 1  # leaving one by one, the best or the second of twenty
 
 
 def test_probabilities_are_honest(study):
     """Under the true structures the mean probability of the true class is the mean of the squares."""
     band, label = study
     probability = memberships(band, TRUE)
-    assert torch.allclose(probability.sum(1), torch.ones(COUNT))
+    assert torch.allclose(probability.sum(1), torch.ones(COUNT, dtype=torch.float64))
     right = probability.gather(1, label[:, None]).mean()
     assert float(right) == pytest.approx(float(probability.square().sum(1).mean()), abs=0.04)
 
@@ -87,6 +131,6 @@ def test_a_loss_is_that_of_its_structure(study):
 def test_the_same_seed_gives_the_same_classes(study):
     band, _ = study
     start = torch.tensor([[-0.2], [0.2]])
-    one, other = (fit_classes(decode, band, start, seed=3) for _ in range(2))
+    one, other = (fit_classes(decode, band, start, 2, seed=3) for _ in range(2))
     assert torch.equal(one.structure.center, other.structure.center) and torch.equal(one.share, other.share)
     assert torch.equal(start, torch.tensor([[-0.2], [0.2]]))

@@ -93,7 +93,7 @@ def fit_neutral(folder: Path, chosen: dict[str, dict[str, Any]]) -> Path:
 
 
 def analyse(folder: Path, simulation: Simulation, neutral: Path, chosen: dict[str, dict[str, Any]]) -> Path:
-    """The stages heterogeneity and latent; returns the folder of the analysis."""
+    """The stages heterogeneity and latent, with decoded classes too where there are any; returns the folder."""
     ensemble = simulation.ensemble
     values = {"latent_dim": ensemble.latent_dim} | chosen["heterogeneity"]
     out = folder / "runs" / name_of(chosen["heterogeneity"] | {f"s.{k}": v for k, v in chosen["seeds"].items()})
@@ -107,11 +107,16 @@ def analyse(folder: Path, simulation: Simulation, neutral: Path, chosen: dict[st
         options=made("heterogeneity", values),
     )
     clusters = len(np.unique(ensemble.label)) if ensemble.label is not None else 4
-    latent_stage.latent(
-        latent=out / "heterogeneity" / "latent.csv",
-        out=out / "latent",
-        options=made("latent", {"clusters": clusters} | chosen["latent"]),
-    )
+    methods = {"latent": {}, "decoded": {"method": "decoded"}} if ensemble.separate else {"latent": {}}
+    for name, method in methods.items():
+        latent_stage.latent(
+            latent=out / "heterogeneity" / "latent.csv",
+            particles=folder / "particles",
+            consensus=folder / "consensus",
+            model=out / "heterogeneity" / "model.pt",
+            out=out / name,
+            options=made("latent", {"clusters": clusters} | method | chosen["latent"]),
+        )
     return out
 
 

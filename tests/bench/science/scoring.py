@@ -1,6 +1,5 @@
 """The scores of one analysis of a simulated set: ours, the oracle's, and the share of it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,11 @@ from simulated import BOX, PIXEL, Simulation, state_maps
 from torch import Tensor
 
 from gaussemble.analysis import recovery
-from gaussemble.analysis.assignment import ClusterOptions
 from gaussemble.analysis.chance import likelihoods, plausible, variation
-from gaussemble.analysis.decoded_classes import class_probabilities
 from gaussemble.analysis.latent import latent_columns
 from gaussemble.analysis.map_scores import captured_variance, fsc_area, motion_error
 from gaussemble.analysis.neighbourhoods import information_imbalance, neighbourhood_similarity
 from gaussemble.analysis.oracle import expected, oracle
-from gaussemble.fit.band import Band, open_band, ring_gain
-from gaussemble.fit.neutral import consensus_resolution
-from gaussemble.fit.particles import read_noise
 from gaussemble.io.files import read_csv, written
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map
@@ -71,28 +65,12 @@ def scores(
         if ensemble.separate:
             best = recovery.rand_index(label, called)
             found |= {"ari_kmeans": recovery.rand_index(label, cluster)}
-            found |= compared("ari", recovery.rand_index(label, decoded_clusters(folder, out, latent, cluster)), best)
+            decoded = read_csv(out / "decoded" / "clusters.csv", ["cluster"])["cluster"].to_numpy()
+            found |= compared("ari", recovery.rand_index(label, decoded), best)
     found |= {"loss": float(table["loss"].mean())}
     found |= chance_scores(out / "heterogeneity", table["held_out"].to_numpy() == 1, simulation)
     found |= leakage(simulation, latent)
     return found | structure_scores(simulation, latent, folder, neutral, out)
-
-
-def decoded_clusters(folder: Path, out: Path, latent: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """Classes by likelihood under structures that start at the clusters' mean latents, as of `method: decoded`."""
-    start = np.stack([latent[cluster == one].mean(0) for one in np.unique(cluster)])
-    model, passes = load_model(out / "heterogeneity" / "model.pt"), ClusterOptions().passes
-    return class_probabilities(model, band_of(folder, out), start, passes).argmax(1)
-
-
-def band_of(folder: Path, out: Path) -> Band:
-    """The particles in the band that the model was trained in."""
-    store, consensus = open_store(folder / "particles"), folder / "consensus"
-    model = load_model(out / "heterogeneity" / "model.pt")
-    given = json.loads((out / "options.json").read_text()).get("resolution")
-    finest = max(given or 1.5 * consensus_resolution(consensus / "fsc.csv"), 2 * PIXEL)
-    band = open_band(store, read_noise(consensus / "noise.csv", store), finest)
-    return band.with_gain(ring_gain(band, model.neutral))
 
 
 def chance_scores(folder: Path, held_out: np.ndarray, simulation: Simulation) -> dict[str, Any]:

@@ -4,7 +4,9 @@ k-means and mixtures divide latents, each of which has been drawn towards the pr
 every particle is compared with the K structures themselves, and says by its probabilities how sure it is. What is made
 greatest is `sum_i log sum_k share_k p(particle_i | structure_k)`, in two steps:
 
-    decoded   the structures are those of K latents, which start at clusters of k-means
+    decoded   the structures are those of latents, which move: first of more than K, centres of k-means, of which those
+              that are missed least then leave, and again of those K. k-means alone divides what is frequent before it
+              tells apart what is rare, and no later step mends that
     freed     each class's Gaussians take places and amplitudes of their own, near the decoded ones: a decoder that has
               learnt all particles' structures at once has none of them quite
 
@@ -26,6 +28,9 @@ from gaussemble.progress import progress, say
 from gaussemble.quantities import Mixture
 
 Decode = Callable[[Tensor], Mixture]
+STARTS = 2  # latents that compete, for each class
+SHARING = 30  # steps of expectation maximization that bring shares to rest
+RAREST = 1e-9  # share of a class that no particle is in
 BATCH = 128  # particles a step
 STEPS = 60  # at least; a pass over few particles has too few
 BLOCK = 64  # particles compared at a time
@@ -49,31 +54,70 @@ class Classes:
 def fit_classes(
     decode: Decode,
     band: Band,
-    start: Float[Tensor, "component latent"],
+    start: Float[Tensor, "start latent"],
+    count: int,
     passes: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Classes:
-    """Classes of the greatest likelihood, by stochastic steps from `start` with equal shares.
+    """Classes of the greatest likelihood, by stochastic steps from those of `start` that are needed most.
 
     Args:
         decode: of a trained model: latents to mixtures.
         band: the particles, with the gain that the model was trained with.
-        start: latents of the classes' first structures.
+        start: latents, `count` or more.
+        count: classes to find.
         passes: over the particles with freed Gaussians, after one with decoded ones; 0: they stay decoded.
         seed: of the particles' order.
         device: where the model is.
     """
-    classes = decoded(decode, start.to(device), band, seed)
+    latent, classes = decoded(decode, start.to(device), band, seed)
+    if len(start) > count:
+        needed = most_needed(all_losses(band, classes.structure), count)
+        _, classes = decoded(decode, latent[needed.to(device)], band, seed)
     return freed(classes, band, passes, seed) if passes else classes
 
 
-def decoded(decode: Decode, start: Float[Tensor, "component latent"], band: Band, seed: int) -> Classes:
-    """The structures of the K latents of the greatest likelihood, found in one pass."""
+def most_needed(losses: Float[Tensor, "particle start"], count: int) -> Int[Tensor, " component"]:
+    """Which structures to keep so that the particles stay as likely as can be: the others leave one by one.
+
+    Each time the one leaves without which `sum_i log sum_k share_k p(particle_i | k)` is greatest, its share given to
+    the others in proportion to theirs; then the shares come to rest again.
+
+    Args:
+        losses: negative log-likelihoods.
+        count: structures to keep.
+    """
+    kept = torch.arange(losses.shape[1])
+    share = torch.full((len(kept),), 1 / len(kept), dtype=losses.dtype)
+    while True:
+        share = shares_at_rest(losses[:, kept], share)
+        if len(kept) <= count:
+            return kept
+        logit = share.log() - losses[:, kept]
+        others = ~torch.eye(len(kept), dtype=torch.bool)
+        without = torch.stack([logit[:, other].logsumexp(1).sum() for other in others])
+        stays = others[int((without - len(losses) * torch.log1p(-share)).argmax())]
+        kept, share = kept[stays], share[stays] / share[stays].sum()
+
+
+def shares_at_rest(
+    losses: Float[Tensor, "particle component"], share: Float[Tensor, " component"]
+) -> Float[Tensor, " component"]:
+    """Shares of the greatest likelihood of fixed structures, by expectation maximization."""
+    for _ in range(SHARING):
+        share = torch.softmax(share.log() - losses, dim=1).mean(0).clamp(min=RAREST)
+    return share
+
+
+def decoded(
+    decode: Decode, start: Float[Tensor, "component latent"], band: Band, seed: int
+) -> tuple[Float[Tensor, "component latent"], Classes]:
+    """The latents of the greatest likelihood, found in one pass, and their structures."""
     latent = start.detach().clone().float().requires_grad_()
     equal = torch.full((len(start),), 1 / len(start), device=start.device)
     share = _ascended([(latent, LATENT_RATE)], lambda: decode(latent), equal, band, 1, seed, "decoded classes")
-    return Classes(_fixed(decode(latent)), share)
+    return latent.detach(), Classes(_fixed(decode(latent)), share)
 
 
 def freed(classes: Classes, band: Band, passes: int, seed: int) -> Classes:
@@ -132,16 +176,17 @@ def _fixed(structure: Mixture) -> Mixture:
 def class_probabilities(
     model: DeformableMixture,
     band: Band,
-    start: Float[np.ndarray, "component latent"],
+    start: Float[np.ndarray, "start latent"],
+    count: int,
     passes: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Float[np.ndarray, "particle component"]:
     """Probabilities of the classes that a model's structures form, from `start`; see `fit_classes`."""
     model = model.to(device).requires_grad_(False)
-    classes = fit_classes(model.decode, band, torch.from_numpy(start).float(), passes, seed, device)
+    classes = fit_classes(model.decode, band, torch.from_numpy(start).float(), count, passes, seed, device)
     say("latent: shares of the classes " + ", ".join(f"{share:.1%}" for share in classes.share.tolist()))
-    return memberships(band, classes).double().numpy()
+    return memberships(band, classes).numpy()
 
 
 def class_losses(batch: Batch, structures: Mixture) -> Float[Tensor, "image component"]:
@@ -151,13 +196,16 @@ def class_losses(batch: Batch, structures: Mixture) -> Float[Tensor, "image comp
 
 
 @torch.no_grad()
+def all_losses(band: Band, structures: Mixture) -> Float[Tensor, "particle component"]:
+    """Those of every particle, on the CPU and in float64: only differences of a few nats in thousands tell."""
+    device = structures.center.device
+    blocks = progress(torch.arange(len(band)).split(BLOCK), "comparing classes")
+    return torch.cat([class_losses(band.batch(rows, device), structures).double().cpu() for rows in blocks])
+
+
 def memberships(band: Band, classes: Classes) -> Float[Tensor, "particle component"]:
     """Probability of each class for each particle, on the CPU."""
-    probability = torch.empty(len(band), len(classes))
-    for rows in torch.arange(len(band)).split(BLOCK):
-        losses = class_losses(band.batch(rows, classes.share.device), classes.structure)
-        probability[rows] = torch.softmax(classes.share.log() - losses, dim=1).cpu()
-    return probability
+    return torch.softmax(classes.share.log().double().cpu() - all_losses(band, classes.structure), dim=1)
 
 
 def most_probable(probability: Float[Tensor, "particle component"]) -> Int[Tensor, " particle"]:
