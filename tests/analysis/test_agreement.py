@@ -8,14 +8,23 @@ import pandas as pd
 import pytest
 import torch
 
-from gaussemble.analysis.agreement import Options, agreement
+from gaussemble.analysis.agreement import agreement
 from gaussemble.analysis.matching import read_classes
-from gaussemble.analysis.verdict import Null, judge
+from gaussemble.analysis.verdict import Null, Options, judge
 from gaussemble.errors import InputError
 from gaussemble.io.mrc import write_map
 from gaussemble.quantities import Map
 
 BOX, PIXEL = 24, 4.0
+BORNE_OUT = {"gain": 2.0, "error": 0.1, "probability": 0.0, "beyond_chance": True}
+
+
+@pytest.fixture(autouse=True)
+def crossed(monkeypatch):
+    """As if unseen particles bore the heterogeneity out, which these maps' folders say nothing of."""
+    found = dict.fromkeys(("latents", "arrangement", "clusters_by_stability")) | {"motions": []}
+    found["evidence"] = {"both": BORNE_OUT}
+    monkeypatch.setattr("gaussemble.analysis.agreement.crossed_scores", lambda *_: found)
 
 
 def blob(x: float, y: float, z: float, width: float, height: float) -> torch.Tensor:
@@ -89,12 +98,24 @@ def test_permuted_classes_are_matched_and_reproduced(tmp_path, generator):
     assert verdict["null"] is None
 
 
+def test_without_crossed_latents_nothing_is_reproduced(tmp_path, generator, monkeypatch):
+    monkeypatch.undo()
+    verdict, _ = run(tmp_path, states() + noise(generator, 4), states() + noise(generator, 4), [100] * 4, [100] * 4)
+    assert [each["verdict"] for each in verdict["clusters"]] == ["undecided"] * 4
+    assert "crossing was not run" in verdict["clusters"][0]["reason"]
+    assert "nothing is decided" in verdict["summary"]
+    assert "was not tested" in verdict["methods"]
+
+
 def test_files_have_the_columns_that_others_read(tmp_path, generator):
     run(tmp_path, states() + noise(generator, 4), states() + noise(generator, 4), [10] * 4, [10] * 4)
     out = tmp_path / "agreement" / "main"
     assert sorted(path.name for path in (out / "fsc").iterdir()) == [f"match_{k}.csv" for k in (1, 2, 3, 4)]
     fsc = pd.read_csv(out / "fsc" / "match_1.csv")
-    assert list(fsc) == ["ring", "frequency", "resolution", "fsc", "fsc_masked", "fsc_difference"]
+    assert list(fsc) == [
+        *("ring", "frequency", "resolution", "fsc", "fsc_masked", "fsc_corrected"),
+        *("fsc_difference_masked", "fsc_difference"),
+    ]
     assert fsc["frequency"][1] == pytest.approx(1 / (BOX * PIXEL))
     assert fsc["resolution"][2] == pytest.approx(BOX * PIXEL / 2)
     pairs = pd.read_csv(out / "correlations.csv")

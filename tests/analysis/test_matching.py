@@ -2,6 +2,7 @@
 
 import torch
 
+from gaussemble.analysis.match_curves import without_mask
 from gaussemble.analysis.matching import (
     covariance,
     reliability,
@@ -10,6 +11,7 @@ from gaussemble.analysis.matching import (
     without_contrast,
     without_round,
 )
+from gaussemble.physics.masks import masked_correlation
 from gaussemble.physics.rings import shell_correlation
 
 BOX = 24
@@ -64,3 +66,30 @@ def test_weights_multiply_shells_alone():
 def test_reliability_is_the_correlation_with_the_truth():
     """Half-maps of signal and noise variance 1 each: FSC 1/2; their mean against the signal: sqrt(2/3)."""
     assert torch.allclose(reliability(torch.tensor([[0.5, -0.1, 1.0]]).numpy()), torch.tensor([2 / 3, 0, 1.0]).sqrt())
+
+
+def low_pass(voxels: torch.Tensor, last: int) -> torch.Tensor:
+    return weighted(voxels, (torch.arange(BOX // 2 + 1) <= last).double())
+
+
+def test_a_mask_carries_agreement_no_further_than_it_reaches():
+    """Maps with one signal up to shell 4 and noise of their own: a sharp mask makes finer shells agree, seemingly."""
+    generator = torch.Generator().manual_seed(1)
+    signal = low_pass(molecule(), 4)
+    maps = [signal + 0.05 * torch.randn(signal.shape, dtype=torch.float64, generator=generator) for _ in range(2)]
+    mask = (blob(1, -1, 0, 5) > 0.5).double()
+    masked = masked_correlation(maps[0], maps[1], mask)
+    corrected = without_mask((maps[0], maps[1]), mask, masked)
+    assert float(masked[6:11].mean()) > 0.85  # by the mask alone
+    assert float(corrected[6:11].mean()) < 0.3
+    assert float(corrected[1:4].min()) > 0.95
+
+
+def test_what_really_agrees_is_left():
+    generator = torch.Generator().manual_seed(1)
+    noise = [0.02 * torch.randn(BOX, BOX, BOX, dtype=torch.float64, generator=generator) for _ in range(2)]
+    sharp = weighted(molecule(), torch.linspace(1, 8, BOX // 2 + 1, dtype=torch.float64))
+    mask = blob(0, 0, 0, 8)
+    masked = masked_correlation(sharp + noise[0], sharp + noise[1], mask)
+    corrected = without_mask((sharp + noise[0], sharp + noise[1]), mask, masked)
+    assert float((corrected - masked)[1:9].abs().max()) < 0.1

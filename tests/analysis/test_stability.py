@@ -11,6 +11,7 @@ from gaussemble.analysis.stability import (
     sentence,
     stability_table,
 )
+from gaussemble.errors import InputError
 
 NAMES = ["clusters", "rand_index", "rand_index_error", "prediction_strength"]
 PLACES = np.array([[-4, 0, 0], [0, 4, 0], [4, 0, 0], [0, -4, 0.0]])  # of four states; axis 3 says nothing
@@ -80,3 +81,11 @@ def test_what_the_null_reaches_too_is_not_reproduced():
 def test_the_tables_columns():
     table = stability_table(*networks(1.0, count=100), most=2)
     assert isinstance(table, pd.DataFrame) and list(table) == NAMES
+
+
+def test_few_particles_are_divided_into_few_clusters_or_refused():
+    even, odd = networks(0.1, count=20)
+    assert list(stability_table(even, odd)["clusters"]) == [2]
+    few = Seen(even.own[:7], even.other[:7])
+    with pytest.raises(InputError, match="a half has 7 particles: too few"):
+        stability_table(few, odd)

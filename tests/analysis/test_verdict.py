@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from gaussemble.analysis.verdict import Null, Options, gain_text, judge, judge_motion, no_evidence, read_null, summarise
+from gaussemble.analysis.methods import summarise
+from gaussemble.analysis.verdict import Null, Options, gain_text, judge, judge_motion, no_evidence, read_null
 
 CLASS: dict[str, Any] = {
     "difference_correlation": 0.9, "difference_runner_up": 0.1, "difference_resolution_0.5": 10.0, "shared": 0.2,
@@ -14,10 +15,16 @@ CLASS: dict[str, Any] = {
 MOTION: dict[str, Any] = {
     "even": "pc1", "odd": "pc2", "cosine": 0.9, "span": 0.95, "kind": "motion", "fading": 0.1, "size": 0.2,
     "displacement": [10.0, 11.0], "ratio": 1.1, "difference": 2.5, "displacement_cosine": 0.9, "gain": 0.5,
-    "gain_error": 0.02, "wholeness": 0.4,
+    "gain_error": 0.02, "wholeness": 0.4, "structure": 0.9, "followed": {"cosine": 0.3},
 }  # fmt: skip
 NONE = Null({}, 0)
-SMALL = Null({"shared": [0.05, 0.1], "motion_size": [0.1, 0.02]}, 2)
+SMALL = Null({"shared": [0.05, 0.1], "motion_size": [0.1, 0.02], "motion_cosine": [0.3, 0.1]}, 2)
+SAME: dict[str, Any] = {
+    "cosine": 0.5,
+    "followed": {"cosine": 0.85, "displacement": [9.0, 8.0], "difference": 3.1, "ratio": 0.9},
+}
+ALIKE = Null({"motion_cosine": [0.9]}, 1)  # small changes that are nevertheless alike
+RATHER_ALIKE = Null({"motion_cosine": [0.2, 0.8], "motion_followed": [0.1, 0.75]}, 2)
 LARGE = Null({"shared": [0.3], "motion_size": [0.3]}, 1)
 NEAR = Null({"shared": [0.15], "motion_size": [0.15]}, 1)
 
@@ -54,6 +61,15 @@ def test_of_a_class(changes, null, word, why):
         ({"wholeness": 0.99, "kind": "presence", "ratio": None}, SMALL, "reproduced", "present and absent"),
         ({"fading": 0.95, "kind": "presence", "ratio": None}, SMALL, "undecided", "fades as a whole"),
         ({"kind": "presence", "ratio": None}, SMALL, "reproduced", "present and absent"),
+        ({"structure": 0.25}, SMALL, "undecided", "75% of what changes is contrast"),
+        ({}, ALIKE, "not reproduced", "the cosine, 0.9, is no more than the null's"),
+        ({}, RATHER_ALIKE, "undecided", "the cosine, 0.9, is close to the null's, 0.8"),
+        ({"cosine": 0.95}, RATHER_ALIKE, "reproduced", "cosine of 0.95"),
+        (SAME, SMALL, "reproduced", "between the same particles changes have a cosine of 0.85; 8.5 Å long"),
+        (SAME, RATHER_ALIKE, "undecided", "the cosine, 0.85, is close to the null's, 0.75"),
+        (SAME | {"gain": 0.0}, SMALL, "not reproduced", "no likelier"),
+        (SAME | {"structure": 0.1}, SMALL, "undecided", "contrast"),
+        ({"cosine": 0.5, "followed": {"cosine": 0.6}}, SMALL, "undecided", "a mixture"),
     ],
 )
 def test_of_a_motion(changes, null, word, why):
@@ -65,15 +81,25 @@ def test_of_a_motion(changes, null, word, why):
 def test_nothing_is_reproduced_where_unseen_particles_are_no_likelier():
     nothing = no_evidence({"both": {"gain": -0.12, "error": 0.031, "beyond_chance": False}})
     assert nothing
-    assert "-0.120 ± 0.031 nats" in nothing
+    assert nothing[0] == "not reproduced" and "-0.120 ± 0.031 nats" in nothing[1]
     assert judge(CLASS, 0.1, Options(), nothing, NONE)[0] == "not reproduced"
     assert judge_motion(MOTION, Options(), nothing, NONE)[0] == "not reproduced"
     cluster = {"verdict": "not reproduced", "fractions": [0.5, 0.5], "difference_resolution": 9.0}
     text = summarise([cluster], 1, [MOTION | {"verdict": "not reproduced"}], nothing)
     assert text.startswith("None of 1 classes")
     assert "nothing is reproducible" in text
-    assert no_evidence(None) is None
     assert no_evidence({"both": {"beyond_chance": True}}) is None
+
+
+def test_without_evidence_nothing_is_decided_but_what_fails_anyway():
+    missing = no_evidence(None)
+    assert missing
+    word, reason = judge(CLASS, 0.1, Options(), missing, NONE)
+    assert word == "undecided" and "crossing was not run" in reason
+    assert judge(CLASS | {"difference_correlation": 0.05}, 0.1, Options(), missing, NONE)[0] == "not reproduced"
+    cluster = {"verdict": "undecided", "fractions": [0.5, 0.5], "difference_resolution": 9.0}
+    text = summarise([cluster], 1, [], missing)
+    assert "nothing is decided" in text and "crossing was not run" in text
 
 
 def test_p_values_count_the_runs_that_reach_as_much():
@@ -88,8 +114,8 @@ def test_p_values_count_the_runs_that_reach_as_much():
 
 
 SCORE_NAMES = [
-    "classes_reproduced", "difference_correlation", "shared", "motions_reproduced", "motion_cosine", "motion_size",
-    "evidence", "canonical_correlation", "rand_index", "neighbor_overlap",
+    "classes_reproduced", "difference_correlation", "shared", "motions_reproduced", "motion_cosine", "motion_followed",
+    "motion_size", "evidence", "canonical_correlation", "rand_index", "neighbor_overlap",
 ]  # fmt: skip
 
 

@@ -4,13 +4,15 @@
     PYTHONPATH=workflow python tests/bench/motion.py --set tilt --folder .bench/science/tilt_demo_0.1_4000 --run RUN
 
 Of a run of the science benchmarks whose molecule moves: the truth is the state in the middle, masks are soft and round
-the beads that move between the states, and those that do not. With `--even` and `--odd`, runs of the halves' particles,
-each half-map's particles are moved by a network that never saw the other's.
+the beads that move between the states, and those that do not. With `--train` in place of `--run` the stages up to
+heterogeneity are run first, in folders beside: on `full`, or on the `halves`, after which each half-map's particles are
+moved by a network that never saw the other's. `--even` and `--odd` name such runs that are there.
 """
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -22,11 +24,16 @@ from ensembles import SETS
 from simulated import state_maps
 
 from gaussemble.analysis.motion import body_mask, motion_corrected, read_network
+from gaussemble.fit import heterogeneity, neutral, seeds
 from gaussemble.io.mrc import read_map
 from gaussemble.io.store import open_store
 from gaussemble.physics.rings import resolution, ring_frequencies, shell_correlation
+from gaussemble.prepare import consensus, particles
 from gaussemble.prepare.fsc import curve_resolution
 from gaussemble.quantities import Map, Mixture
+
+GAUSSIANS, EPOCHS = 256, 45
+Split = Literal["full", "even", "odd"]
 
 
 def main() -> None:
@@ -36,12 +43,16 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path)
     parser.add_argument("--set", required=True, choices=SETS)
     parser.add_argument("--run")
+    parser.add_argument("--train", choices=("full", "halves"))
     parser.add_argument("--bodies", type=int, default=4)
     given = parser.parse_args()
     store, ensemble = open_store(given.folder / "particles"), SETS[given.set](None)
     mask = read_map(given.folder / "consensus/mask.mrc")
     frame = Map(mask.voxels, store.pixel_size)
-    runs = [given.even, given.odd] if given.even and given.odd else [given.folder / "runs" / given.run]
+    runs = [given.even, given.odd] if given.even and given.odd else [given.folder / "runs" / str(given.run)]
+    if given.train:
+        splits: dict[str, list[Split]] = {"full": ["full"], "halves": ["even", "odd"]}
+        runs = [trained(given.folder, split, ensemble.latent_dim) for split in splits[given.train]]
     networks = [read_network(run / "heterogeneity", store) for run in runs]
     limit = curve_resolution(pd.read_csv(given.folder / "consensus/fsc.csv"))
     found = motion_corrected(store, networks, frame, given.bodies, limit, 2)
@@ -50,6 +61,24 @@ def main() -> None:
         print(f"bodies of {sizes} Gaussians move by {np.round(moves.travel.numpy(), 1)} Å; {moves.left:.1f} Å are left")
     plain = tuple(read_map(given.folder / f"consensus/half{half}.mrc").voxels for half in (1, 2))
     print(table(ensemble, frame, {"consensus": plain, "motion-corrected": (found.half1, found.half2)}).to_string())
+
+
+def trained(folder: Path, split: Split, latent_dim: int) -> Path:
+    """The stages up to heterogeneity on a split of the simulated particles, once; returns the folder of the run."""
+    out = folder / split
+    if not (out / "heterogeneity" / "model.pt").is_file():
+        star, own, fitted = folder / "simulated" / "particles.star", out / "consensus", out / "neutral"
+        stacks = out / "particles"
+        sign = folder / "simulated" / "map.mrc"
+        particles.particles(star=star, out=stacks, split=split, map=sign, options=particles.Options())
+        consensus.consensus(particles=stacks, out=own, options=consensus.Options())
+        maps = {name: own / f"{name}.mrc" for name in ("map", "mask")}
+        seeds.seeds(**maps, out=fitted, options=seeds.Options(count=GAUSSIANS))
+        neutral.neutral(consensus=own, seeds=fitted / "seeds.npz", out=fitted, options=neutral.Options())
+        chosen = heterogeneity.Options(latent_dim=latent_dim, epochs=EPOCHS)
+        given = {"particles": stacks, "consensus": own, "neutral": fitted / "mixture.npz"}
+        heterogeneity.heterogeneity(**given, out=out / "heterogeneity", options=chosen)
+    return out
 
 
 def table(ensemble, frame: Map, maps: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 The halves share no particle and no network, only the frame of the refinement. Their classes are matched by maps
 (`matching`), their motions as fields (`motions`), their latents on the same particles (`crossing`, `shared`), and every
 score is put beside its value in particles that do not vary, which went through the same stages (`null`). The words and
-their reasons are `verdict`'s.
+their reasons are `judgement`'s and `verdict`'s.
 
 It does not exclude agreement by errors that the halves share, such as the poses of one refinement.
 """
@@ -17,17 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gaussemble.analysis.matching import (
-    Classes,
-    Comparison,
-    compare,
-    correlation_table,
-    match_fsc,
-    match_row,
-    read_classes,
-)
-from gaussemble.analysis.metrics import match
-from gaussemble.analysis.motions import motion_scores
+from gaussemble.analysis.following import motion_scores
+from gaussemble.analysis.judgement import motion_table, verdict
+from gaussemble.analysis.match_curves import match_fsc, match_row
+from gaussemble.analysis.matching import Classes, Comparison, compare, correlation_table, read_classes
 from gaussemble.analysis.shared import (
     HALVES,
     Shared,
@@ -40,25 +33,13 @@ from gaussemble.analysis.shared import (
     shared_of,
 )
 from gaussemble.analysis.stability import Seen, reproduced, sentence, stability_table
-from gaussemble.analysis.verdict import (
-    Null,
-    Options,
-    beside,
-    caution,
-    judge,
-    judge_motion,
-    methods,
-    no_evidence,
-    read_null,
-    scores_of,
-    summarise,
-)
+from gaussemble.analysis.verdict import Options, read_null
 from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv, read_json, write_csv, write_json
 from gaussemble.io.mrc import read_map
 from gaussemble.progress import say
+from gaussemble.quantities import Map
 
-NOT_CROSSED = ("latents", "evidence", "arrangement", "clusters_by_stability")
 FRAME = 2  # canonical variates that are written
 
 
@@ -96,7 +77,8 @@ def agreement(
     say(f"agreement: maps are compared to {found.resolution:.1f} Å")
     rows = write_matches(out, first, second, found, mask)
     null = read_null([read_json(path) for path in nulls or []])
-    crossed = crossed_scores(out, even, odd, (first, second), found, nulls or [])
+    masks = read_map(consensus[0] / "mask.mrc"), read_map(consensus[1] / "mask.mrc")
+    crossed = crossed_scores(out, (even, odd), masks, (first, second), found, nulls or [])
     result = verdict(even.name, rows, (first, second), found, crossed, null, options)
     write_csv(out / "motions.csv", motion_table(result["motions"]))
     write_json(out / "verdict.json", result)
@@ -137,23 +119,29 @@ def remove_stale(folder: Path) -> None:
 
 
 def crossed_scores(
-    out: Path, even: Path, odd: Path, classes: tuple[Classes, Classes], found: Comparison, nulls: list[Path]
+    out: Path,
+    analyses: tuple[Path, Path],
+    masks: tuple[Map, Map],
+    classes: tuple[Classes, Classes],
+    found: Comparison,
+    nulls: list[Path],
 ) -> dict[str, Any] | None:
     """Keys latents, evidence, arrangement, clusters_by_stability, motions of verdict.json, and the tables behind them.
 
     None where nothing was crossed.
     """
-    if not all((folder / "crossed" / "latent.csv").is_file() for folder in (even, odd)):
+    if not all((folder / "crossed" / "latent.csv").is_file() for folder in analyses):
+        say("agreement: WARNING: nothing was crossed (even/crossed, odd/crossed): without evidence nothing is decided")
         return None
-    table, units = read_latents(even, odd)
+    table, units = read_latents(*analyses)
     shared = shared_of(table, units)
     centers = {}
-    for half, folder, own in zip(HALVES, (even, odd), classes, strict=True):
+    for half, folder, own in zip(HALVES, analyses, classes, strict=True):
         cluster = read_csv(folder / "latent" / "clusters.csv", ["cluster"])["cluster"].to_numpy()
         z = getattr(shared, half)[shared.half == (half == "even")]
         centers[half] = cluster_centers(z, cluster, own.number)
     write_csv(out / "latents.csv", in_one_frame(table, shared))
-    motions, fields = motion_scores(even, odd)
+    motions, fields = motion_scores(*analyses, masks)
     remove_stale(out / "motions")
     for number, table in enumerate(fields, start=1):
         write_csv(out / "motions" / f"match_{number}.csv", table)
@@ -167,19 +155,27 @@ def crossed_scores(
 
 
 def write_stability(out: Path, shared: Shared, nulls: list[Path]) -> dict[str, Any]:
-    """stability.csv; returns how many clusters the halves find alike (beside the first null run), and a sentence."""
+    """stability.csv; returns how many clusters the halves find alike, beside the best null run, and a sentence."""
     rows = shared.half
     even, odd = Seen(shared.even[rows], shared.odd[rows]), Seen(shared.odd[~rows], shared.even[~rows])
-    table, null = stability_table(even, odd), None
-    path = nulls[0].parent / "stability.csv" if nulls else None
-    if path and path.is_file():
-        scores = ["rand_index", "prediction_strength"]
-        null = read_csv(path, ["clusters", "rand_index_error", *scores])
-        beside = pd.DataFrame({"clusters": null["clusters"], **{f"null_{name}": null[name] for name in scores}})
-        write_csv(out / "stability.csv", table.merge(beside, on="clusters", how="left"))
-    else:
-        write_csv(out / "stability.csv", table)
+    table, null = stability_table(even, odd), best_null([path.parent / "stability.csv" for path in nulls])
+    shown = table
+    if null is not None:
+        scores = {f"null_{name}": null[name] for name in ("rand_index", "prediction_strength")}
+        shown = table.merge(pd.DataFrame({"clusters": null["clusters"], **scores}), on="clusters", how="left")
+    write_csv(out / "stability.csv", shown)
     return {"number": reproduced(table, null), "sentence": sentence(table, null)}
+
+
+def best_null(paths: list[Path]) -> pd.DataFrame | None:
+    """Of all null runs the highest scores of each number of clusters; None where there is no table."""
+    columns = ["clusters", "rand_index", "rand_index_error", "prediction_strength"]
+    tables = [read_csv(path, columns)[columns] for path in paths if path.is_file()]
+    if not tables:
+        return None
+    together = pd.concat(tables)
+    numbers = sorted(set(together["clusters"].tolist()))
+    return pd.DataFrame([together[together["clusters"] == number].max() for number in numbers])
 
 
 def in_one_frame(table: pd.DataFrame, shared: Shared) -> pd.DataFrame:
@@ -191,82 +187,3 @@ def in_one_frame(table: pd.DataFrame, shared: Shared) -> pd.DataFrame:
         for axis in range(min(FRAME, values.shape[1]))
     }
     return table.assign(**columns)
-
-
-def verdict(
-    name: str,
-    rows: list[dict],
-    classes: tuple[Classes, Classes],
-    found: Comparison,
-    crossed: dict[str, Any] | None,
-    null: Null,
-    options: Options,
-) -> dict[str, Any]:
-    """What verdict.json holds; its keys are stable, and docs/stages.md says what each of them means."""
-    crossed = crossed or {**dict.fromkeys(NOT_CROSSED), "motions": []}
-    nothing = no_evidence(crossed["evidence"])
-    clusters = [cluster_entry(row, *judge(row, found.chance, options, nothing, null)) for row in rows]
-    motions = []
-    for row in crossed["motions"]:
-        word, reason = judge_motion(row, options, nothing, null)
-        p = null.probability("motion_size", row["size"])
-        motions.append(row | {"p": p, "verdict": word, "reason": reason})
-    for each in clusters:
-        each["p"] = null.probability("shared", each["shared"])
-    by_map, given = match(found.correlation), any(own.given for own in classes)
-    result = {
-        "analysis": name,
-        "resolution": float(found.resolution),
-        "chance": float(found.chance),
-        "matching_by_maps_agrees": bool((by_map[0] == found.even).all() and (by_map[1] == found.odd).all()),
-        "unmatched": {
-            half: sorted(set(own.number.tolist()) - {each[half] for each in clusters})
-            for half, own in zip(HALVES, classes, strict=True)
-        },
-        "skipped": {
-            half: [{"cluster": number, "reason": reason} for number, reason in own.skipped.items()]
-            for half, own in zip(HALVES, classes, strict=True)
-        },
-        "summary": summarise(clusters, max(len(own) + len(own.skipped) for own in classes), motions, nothing),
-        "caution": caution(null, given),
-        "classes_given": given,
-        "clusters": clusters,
-        **crossed,
-        "motions": motions,
-    }
-    result["scores"] = scores_of(result)
-    result["null"] = beside(result["scores"], null)
-    result["methods"] = methods(result, (classes[0].particles, classes[1].particles))
-    return result
-
-
-def cluster_entry(row: dict[str, Any], word: str, reason: str) -> dict[str, Any]:
-    """One of the key clusters of verdict.json."""
-    other = row["difference_runner_up"]
-    return {
-        "even": int(row["cluster_even"]),
-        "odd": int(row["cluster_odd"]),
-        "correlation": float(row["correlation"]),
-        "difference_correlation": float(row["difference_correlation"]),
-        "runner_up": float(other) if np.isfinite(other) else None,
-        "resolution": float(row["resolution_0.5"]),
-        "difference_resolution": float(row["difference_resolution_0.5"]),
-        "shared": float(row["shared"]),
-        "structure": float(row["structure"]),
-        "fractions": [float(row["fraction_even"]), float(row["fraction_odd"])],
-        "fraction_errors": [float(row["fraction_error_even"]), float(row["fraction_error_odd"])],
-        "verdict": word,
-        "reason": reason,
-    }
-
-
-def motion_table(motions: list[dict[str, Any]]) -> pd.DataFrame:
-    """motions.csv: a row a match."""
-    columns = ["even", "odd", "kind", "cosine", "span", "fading", "wholeness", "size"]
-    columns += ["displacement_even", "displacement_odd", "ratio", "difference", "displacement_cosine"]
-    columns += ["gain", "gain_error", "p", "verdict", "reason"]
-    rows = [
-        {**each, **{f"displacement_{half}": value for half, value in zip(HALVES, each["displacement"], strict=True)}}
-        for each in motions
-    ]
-    return pd.DataFrame(rows, columns=columns)

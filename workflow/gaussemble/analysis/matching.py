@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gaussemble.analysis.metrics import band_limited, correlation_matrix, independent_values, match, runner_up
+from gaussemble.analysis.metrics import band_limited, correlation_matrix, independent_values, match
 from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv, read_json
 from gaussemble.io.mrc import read_map
 from gaussemble.physics.fourier import to_fourier_3d, to_real_3d
-from gaussemble.physics.rings import resolution, ring_frequencies, shell_correlation, shell_index
+from gaussemble.physics.rings import shell_index
 from gaussemble.prepare.fsc import curve_resolution
 from gaussemble.quantities import Map
 
@@ -170,46 +170,6 @@ def without_round(voxels: Float[Tensor, "z y x"]) -> Float[Tensor, "z y x"]:
     shell = (squared.sqrt() + 0.5).long().flatten()
     mean = torch.bincount(shell, weights=voxels.flatten().double()) / torch.bincount(shell).clamp(min=1)
     return voxels - mean[shell].view_as(voxels).to(voxels)
-
-
-def match_fsc(even: Classes, odd: Classes, mask: Float[Tensor, "z y x"], pair: tuple[int, int]) -> pd.DataFrame:
-    """FSC between a class and its match: plain, masked, and of their difference maps, masked; columns as fsc.csv."""
-    box, (i, j) = mask.shape[-1], pair
-    differences = difference_maps(even.maps, even.size)[i], difference_maps(odd.maps, odd.size)[j]
-    frequency = ring_frequencies(box, even.pixel_size)
-    curves = {
-        "fsc": shell_correlation(even.maps[i], odd.maps[j]),
-        "fsc_masked": shell_correlation(even.maps[i] * mask, odd.maps[j] * mask),
-        "fsc_difference": shell_correlation(differences[0] * mask, differences[1] * mask),
-    }
-    columns = {"ring": np.arange(len(frequency)), "frequency": frequency, "resolution": 1 / frequency}
-    return pd.DataFrame(columns | {name: curve.numpy() for name, curve in curves.items()})
-
-
-def match_row(even: Classes, odd: Classes, found: Comparison, number: int, fsc: pd.DataFrame) -> dict:
-    """The numbers of match `number` (from 0): a row of matches.csv."""
-    (i, j), alone = found.pairs[number], min(len(even), len(odd)) == 1  # nothing differs from one class
-    frequency = torch.tensor(fsc["frequency"].to_numpy())
-    masked, difference = (torch.tensor(fsc[name].to_numpy()) for name in ("fsc_masked", "fsc_difference"))
-    return {
-        "cluster_even": even.number[i],
-        "cluster_odd": odd.number[j],
-        "correlation": found.correlation[i, j],
-        "resolution_0.5": resolution(masked, frequency, 0.5),
-        "resolution_0.143": resolution(masked, frequency, 0.143),
-        "particles_even": even.size[i],
-        "particles_odd": odd.size[j],
-        "fraction_even": even.fraction[i],
-        "fraction_odd": odd.fraction[j],
-        "fraction_error_even": even.fraction_error[i],
-        "fraction_error_odd": odd.fraction_error[j],
-        "difference_correlation": found.difference_correlation[i, j],
-        "difference_runner_up": -np.inf if alone else runner_up(found.difference_correlation, i, j),
-        "difference_resolution_0.5": resolution(difference, frequency, 0.5),
-        "difference_resolution_0.143": resolution(difference, frequency, 0.143),
-        "shared": found.shared[number],
-        "structure": found.structure[number],
-    }
 
 
 def correlation_table(even: Classes, odd: Classes, found: Comparison) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from gaussemble.analysis.chance import (
@@ -66,15 +66,21 @@ class Points:
 def read_changes(analysis: Path) -> tuple[list[Change], Points]:
     """Every trajectory of an analysis, and the Gaussians of its neutral mixture."""
     model = load_model(analysis / "heterogeneity" / "model.pt")
-    found = []
-    for path in sorted((analysis / "latent" / "trajectories").glob("*.csv")):
-        table = read_csv(path, ["z1"])
-        ends = table[latent_columns(table)].to_numpy(np.float32)[[0, -1]]
-        found.append(change_between(model, torch.from_numpy(ends), path.stem))
+    ends = trajectory_ends(analysis)
+    return [change_between(model, torch.from_numpy(pair), name) for name, pair in ends.items()], points_of(model)
+
+
+def trajectory_ends(analysis: Path) -> dict[str, Float32[np.ndarray, "2 latent"]]:
+    """The two latents between which each trajectory leads, by its name."""
+    tables = {path.stem: read_csv(path, ["z1"]) for path in sorted((analysis / "latent/trajectories").glob("*.csv"))}
+    return {name: table[latent_columns(table)].to_numpy(np.float32)[[0, -1]] for name, table in tables.items()}
+
+
+def points_of(model: DeformableMixture) -> Points:
+    """The Gaussians of a model's neutral mixture."""
     mixture = model.neutral
     mass = mixture.amplitude.double().clamp(min=0).numpy()
-    place, width = mixture.center.double().numpy(), mixture.width.double().numpy()
-    return found, Points(place, mass / mass.sum(), width)
+    return Points(mixture.center.double().numpy(), mass / mass.sum(), mixture.width.double().numpy())
 
 
 @torch.no_grad()
@@ -239,15 +245,3 @@ def gains(network: Path, other: Path, changes: list[Change]) -> dict[str, dict[s
     crossed = read_posteriors(other / "crossed" / "posterior.npz")
     others = seen_of(crossed)
     return {each.name: direction_gain(population, others, each.direction, crossed.particle) for each in changes}
-
-
-def motion_scores(even: Path, odd: Path) -> tuple[list[dict[str, Any]], list[pd.DataFrame]]:
-    """Matched motions of two analyses (`compare_changes`), with `gain` and `gain_error` of both halves together."""
-    (first, points), (second, own) = read_changes(even), read_changes(odd)
-    rows, fields = compare_changes(first, carried_over(second, own, points), points)
-    found = {"even": gains(even, odd, first), "odd": gains(odd, even, second)}
-    for row in rows:
-        first_half, second_half = (found[half][row[half]] for half in ("even", "odd"))
-        row["gain"] = (first_half["gain"] + second_half["gain"]) / 2
-        row["gain_error"] = float(np.hypot(first_half["error"], second_half["error"])) / 2
-    return rows, fields

@@ -22,7 +22,9 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-MOST = 8  # clusters
+from gaussemble.errors import InputError
+
+MOST, LEAST = 8, 4  # clusters, and particles of each on average
 STRONG = 0.8  # prediction strength of a number that is reproduced
 SURE = 3.0  # standard errors above the null
 REPEATS = 10  # random halves of the particles, from whose scatter the error follows
@@ -46,12 +48,22 @@ def stability_table(even: Seen, odd: Seen, most: int = MOST, seed: int = 0) -> p
     Args:
         even: the even half's particles.
         odd: the odd half's particles.
-        most: the largest number of clusters that is tried.
+        most: the largest number of clusters that is tried; fewer where a cluster would have less than `LEAST`
+            particles of a random half.
         seed: of k-means and of the random halves.
+
+    Raises:
+        InputError: too few particles for two clusters.
     """
+    fewest = min(len(even.own), len(odd.own))
+    if fewest < 2 * LEAST:
+        raise InputError(
+            f"a half has {fewest} particle{'s' * (fewest != 1)}: too few to say whether two networks divide them "
+            f"alike, for which {2 * LEAST} are needed; give more particles"
+        )
     generator, rows = np.random.default_rng(seed), []
     samples = [(random_half(even, generator), random_half(odd, generator)) for _ in range(REPEATS)]
-    for clusters in range(2, most + 1):
+    for clusters in range(2, max(2, min(most, fewest // (2 * LEAST))) + 1):
         scores = np.array([agreement_scores(*pair, clusters, seed) for pair in samples])
         rand_index, strength = scores.mean(axis=0)
         rows.append([clusters, rand_index, scores[:, 0].std(ddof=1), strength])
@@ -60,7 +72,7 @@ def stability_table(even: Seen, odd: Seen, most: int = MOST, seed: int = 0) -> p
 
 def random_half(seen: Seen, generator: np.random.Generator) -> Seen:
     """A random half of some particles, or `FITTED` of them if that is fewer."""
-    count = min(max(2, len(seen.own) // 2), FITTED)
+    count = min(len(seen.own) // 2, FITTED)
     rows = generator.choice(len(seen.own), count, replace=False)
     return Seen(seen.own[rows], seen.other[rows])
 
