@@ -375,6 +375,13 @@ def test_symmetric_states_are_symmetric(project, tmp_path):
         run(folder, tmp_path, symmetry="C0")
 
 
+def test_moving_bodies_have_no_symmetry(project, tmp_path):
+    folder, _ = project
+    with pytest.raises(InputError, match=r"volumes.symmetry: found c2; expected C1 with volumes.motion"):
+        run(folder, tmp_path, symmetry="c2", motion=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_motion_is_taken_back_where_asked_for(project, tmp_path):
     """Here nothing moves: one body, whose map is that of all particles; the halves' networks must both be given."""
     folder, _ = project

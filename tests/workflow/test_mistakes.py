@@ -39,6 +39,10 @@ MISTAKES = {
         {"particles": {"expand": "C2"}, "consensus": {"symmetry": "C2"}},
         ["consensus.symmetry", "found C2", "particles.expand"],
     ),
+    "moving bodies with a symmetry": (
+        {"analyses": {"domains": {"volumes": {"motion": True, "symmetry": "C4"}}}},
+        ["analyses.domains.volumes.symmetry", "found C4", "volumes.motion"],
+    ),
     "a map beside whitened images": (
         {"particles": {"whiten": True}, "consensus": {"map": str(ROOT / "Makefile")}},
         ["particles.whiten", "consensus.map", "leave one out"],

@@ -132,6 +132,12 @@ def check_together():
                 f"{here}.latent.lower",
                 f"found {latent['lower']}; expected less than upper, {latent['upper']}",
             )
+        maps = stages["volumes"]
+        if maps["motion"] and maps["symmetry"].upper() != "C1":
+            stop(
+                f"{here}.volumes.symmetry",
+                f"found {maps['symmetry']}; expected C1 with volumes.motion, since bodies that move by themselves have no symmetry",
+            )
         for key, problem in CONSISTENCY["problems"](vary):
             stop(f"{here}.heterogeneity.{key}", problem)
         for kind, keys in CONSISTENCY["model_keys"](vary).items():

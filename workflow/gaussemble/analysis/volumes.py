@@ -40,6 +40,7 @@ from gaussemble.analysis.states import (
     selection_states,
     trajectory_states,
 )
+from gaussemble.errors import InputError
 from gaussemble.io.files import read_csv, write_json
 from gaussemble.io.mrc import read_map, write_map
 from gaussemble.io.refinement import Refinement, read_written
@@ -102,6 +103,15 @@ class Options(StageOptions):
 
 
 # ---- Which maps
+
+
+def refuse_together(options: Options) -> None:
+    """Raise InputError for options that exclude each other; the workflow's config says it before anything runs."""
+    if options.motion and options.symmetry.upper() != "C1":
+        raise InputError(
+            f"volumes.symmetry: found {options.symmetry}; expected C1 with volumes.motion, since bodies that move by "
+            "themselves have no symmetry; set one of the two back"
+        )
 
 
 def read_states(folder: Path, store: ImageStore, selected: dict[str, np.ndarray], options: Options) -> list[State]:
@@ -216,6 +226,20 @@ def open_source(store: ImageStore, refinement: Refinement, mask: Map, options: O
     return source, on_grid_of(mask, source)
 
 
+def write_subsets(
+    out: Path, states: list[State], refinement: Refinement, store: ImageStore, options: Options
+) -> list[dict[str, Any]]:
+    """Write each state's particles; the states that get no map, with their reasons, as report.json has them."""
+    skipped = []
+    for state in states:
+        write_subset(out / state.name, state, refinement, store)
+        if reason := reason_to_skip(state, store, options):
+            say(f"warning: {state.name} gets no map: {reason}")
+            remove_maps(out / state.name)
+            skipped.append({"name": state.name, "particles": len(state.rows), "reason": reason})
+    return skipped
+
+
 def selections(*, particles: Path, out: Path, options: Options) -> None:
     """Look for the user's selections among the particles, long before their maps are made; write what was found.
 
@@ -257,34 +281,20 @@ def volumes(
     Raises:
         InputError: files that are missing or do not belong together.
     """
+    refuse_together(options)
     store, refinement, mask = read_inputs(particles, consensus)
     check_symmetry(store, options.symmetry, "volumes.symmetry")
     model = load_model(analysis / "heterogeneity" / "model.pt")
-    selected = find_selections(options.selections, store, refinement)
-    states = read_states(analysis, store, selected, options)
+    states = read_states(analysis, store, find_selections(options.selections, store, refinement), options)
     networks = moving_networks(store, analysis, even, odd) if options.motion else []
     source, frame = open_source(store, refinement, mask, options)
-    names = [state.name for state in states]
-    remove_stale(out, [*names, "motion_corrected"] if options.motion else names)
+    remove_stale(out, [state.name for state in states] + ["motion_corrected"] * options.motion)
     write_map(out / "mask.mrc", frame)
-    reasons = {state.name: reason_to_skip(state, store, options) for state in states}
-    skipped = []
-    for state in states:
-        write_subset(out / state.name, state, refinement, store)
-        if reason := reasons[state.name]:
-            say(f"warning: {state.name} gets no map: {reason}")
-            remove_maps(out / state.name)
-            skipped.append({"name": state.name, "particles": len(state.rows), "reason": reason})
-    large = [each for each in states if not reasons[each.name]]
+    skipped = write_subsets(out, states, refinement, store, options)
+    large = [state for state in states if state.name not in {each["name"] for each in skipped}]
     made = make_states(source, large, model, frame, mask.box, out, options)
     corrected = out / "motion_corrected"
-    report = {
-        "box": frame.box,
-        "pixel_size": frame.pixel_size,
-        "symmetry": options.symmetry,
-        "weighting": options.weighting,
-        "states": made,
-        "skipped": skipped,
-        "motion": make_motion(source, networks, frame, consensus, corrected, options) if options.motion else None,
-    }
-    write_json(out / "report.json", report)
+    moved = make_motion(source, networks, frame, consensus, corrected, options) if options.motion else None
+    frame_facts = {"box": frame.box, "pixel_size": frame.pixel_size}
+    chosen = {"symmetry": options.symmetry, "weighting": options.weighting}
+    write_json(out / "report.json", frame_facts | chosen | {"states": made, "skipped": skipped, "motion": moved})
