@@ -92,8 +92,7 @@ def difference_maps(
 
 def compare(even: Classes, odd: Classes, mask: Float[Tensor, "z y x"], limit: float) -> Comparison:
     """Correlate the classes of the halves inside a mask, to `limit` Å, and match them by their difference maps."""
-    weight = reliability(np.concatenate([even.fsc, odd.fsc]))
-    first, second = (weighted(band_limited(half.maps, half.pixel_size, limit), weight) for half in (even, odd))
+    first, second = as_compared(even, odd, limit)
     differences = difference_maps(first, even.size), difference_maps(second, odd.size)
     by_map = correlation_matrix(first, second, mask)
     by_difference = correlation_matrix(*differences, mask)
@@ -112,6 +111,15 @@ def compare(even: Classes, odd: Classes, mask: Float[Tensor, "z y x"], limit: fl
     structure = (np.array(left).clip(min=0) / power).clip(max=1) * (np.array(signal) > 0)
     chance = UNRELATED / np.sqrt(values)
     return Comparison(limit, by_map, by_difference, chance, rows, columns, shared, structure)
+
+
+def as_compared(
+    even: Classes, odd: Classes, limit: float
+) -> tuple[Float[Tensor, "even z y x"], Float[Tensor, "odd z y x"]]:
+    """The maps of both halves to `limit` Å, each shell weighed by how reliable it is in both."""
+    weight = reliability(np.concatenate([even.fsc, odd.fsc]))
+    first, second = (weighted(band_limited(half.maps, half.pixel_size, limit), weight) for half in (even, odd))
+    return first, second
 
 
 def weighed_mean(maps: Float[Tensor, "cluster z y x"], size: Int[np.ndarray, " cluster"]) -> Float[Tensor, "z y x"]:

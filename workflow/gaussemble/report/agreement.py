@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from gaussemble.analysis.verdict import SCORES
 from gaussemble.io.files import read_csv, read_json
 from gaussemble.report.curves import stacked
-from gaussemble.report.densities import PLANES, VIEWS, background, grey_limits, show
-from gaussemble.report.results import Density, Window, extent, pixels, projection, read_density, window
+from gaussemble.report.densities import PLANES, background
+from gaussemble.report.results import Density, Window, read_density, window
 from gaussemble.report.style import (
     INK,
     LINE,
@@ -139,51 +139,6 @@ def agreement_sizes(results: Path, analysis: str) -> Drawing:
     axes.set_xlabel("class, even | odd")
     figure.legend(loc="outside upper left", ncols=2)
     return Drawing(figure, table)
-
-
-def class_map(folder: Path, number: int) -> Density:
-    """The mean of a class's unregularised half-maps, as it was compared."""
-    half1, half2 = (read_density(folder / "volumes" / f"cluster_{number}" / f"half{half}.mrc") for half in (1, 2))
-    return half1._replace(voxels=(half1.voxels + half2.voxels) / 2)
-
-
-def agreement_maps(results: Path, analysis: str) -> Drawing:
-    """Matched classes side by side: central slice and projection, and what sets each apart, of both halves."""
-    clusters = read_verdict(results, analysis)["clusters"][:MOST]
-    panels: dict[str, dict[str, np.ndarray]] = {}
-    frame, shown = None, None
-    for half in HALVES:
-        maps = [class_map(results / half / analysis, each[half]) for each in clusters]
-        mask = read_density(results / half / "consensus" / "mask.mrc").voxels
-        mask = mask if mask.shape == maps[0].voxels.shape else np.ones_like(maps[0].voxels)
-        frame, shown = frame or maps[0], shown or window(mask)
-        inside, middle = slice(shown.start, shown.stop), frame.voxels.shape[-1] // 2
-        share = np.array([each["fractions"][HALVES.index(half)] for each in clusters])
-        mean = sum(part * density.voxels for part, density in zip(share / share.sum(), maps, strict=True))
-        for each, density in zip(clusters, maps, strict=True):
-            column = panels.setdefault(pair_name(each), {})
-            column[f"{half}, slice"] = (density.voxels * mask)[middle][inside, inside]
-            column[f"{half}, projection"] = projection(density.voxels * mask, VIEWS["y"], shown)
-            column[f"{half}, difference"] = projection((density.voxels - mean) * mask, VIEWS["y"], shown)
-    assert frame is not None and shown is not None
-    kinds = [f"{half}, {kind}" for kind in ("slice", "projection", "difference") for half in HALVES]
-    figure = new_figure(1.0 + 1.5 * len(clusters), 1.55 * len(kinds) + 0.4)
-    grid = figure.subplots(len(kinds), len(clusters), squeeze=False)
-    edges = extent(frame, shown)
-    for row, kind in enumerate(kinds):
-        alike = [image for each in panels.values() for name, image in each.items() if name.endswith(kind.split()[-1])]
-        most = float(np.percentile(np.abs(np.concatenate([image.ravel() for image in alike])), 99.7))
-        limits, cmap = ((-most, most), SIGNED) if "difference" in kind else (grey_limits(alike), "Greys")
-        for axes, (name, column) in zip(grid[row], panels.items(), strict=True):
-            show(axes, column[kind], limits, edges, cmap)
-            axes.set_title(name if row == 0 else "")
-        grid[row, 0].set_ylabel(
-            kind.replace(", ", "\n"), rotation=0, ha="right", va="center", color=SPLITS[kind.split(",")[0]]
-        )
-    scale_bar(grid[0, 0], edges[1] - edges[0])
-    return Drawing(
-        figure, pixels({f"{name}, {kind}": image for name, each in panels.items() for kind, image in each.items()})
-    )
 
 
 def agreement_latents(results: Path, analysis: str) -> Drawing:

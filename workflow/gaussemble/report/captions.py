@@ -120,7 +120,7 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "agreement_maps": (
         "Even against odd: maps",
         "Matched classes of the two halves side by side, from unregularised maps: the central slice, the view along y, "
-        "and what each class has more (orange) or less (violet) than the mean of its half's particles.",
+        "and what was compared: how much more (orange) or less (violet) a class has than its half's other particles.",
     ),
     "agreement_fsc": (
         "Even against odd: resolution",

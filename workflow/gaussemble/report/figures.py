@@ -15,7 +15,17 @@ from pydantic import Field
 from gaussemble.errors import InputError
 from gaussemble.io.files import write_csv, written
 from gaussemble.options import StageOptions
-from gaussemble.report import agreement, curves, densities, evidence, latents, numbers, particles, volumes
+from gaussemble.report import (
+    agreement,
+    curves,
+    densities,
+    evidence,
+    latents,
+    matched_maps,
+    numbers,
+    particles,
+    volumes,
+)
 from gaussemble.report.style import SETTINGS, Drawing
 
 FIGURES: dict[str, Callable[[Path, str], Drawing]] = {
@@ -44,7 +54,7 @@ FIGURES: dict[str, Callable[[Path, str], Drawing]] = {
     "displacement": curves.displacement,
     "agreement_matrix": agreement.agreement_matrix,
     "agreement_sizes": agreement.agreement_sizes,
-    "agreement_maps": agreement.agreement_maps,
+    "agreement_maps": matched_maps.agreement_maps,
     "agreement_fsc": agreement.agreement_fsc,
     "agreement_motions": agreement.agreement_motions,
     "agreement_latents": agreement.agreement_latents,
