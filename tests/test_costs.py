@@ -131,6 +131,13 @@ def test_classes_found_by_images_ask_for_what_comparing_takes():
     assert costs.minutes("latent", images._replace(classes=12)) > 1.8 * costs.minutes("latent", images)
 
 
+# MB of six classes in boxes of 64 and 128: 3,000 and 300 particles, 525 and 2,200 Gaussians
+@pytest.mark.parametrize(("box", "particles", "memory"), [(64, 3_000, 743), (128, 300, 1017)])
+def test_classes_found_by_images_fit_with_room_to_spare(box, particles, memory):
+    size = SMALL._replace(box=box, particles=particles, epochs=1, classes=6)
+    assert 1.5 * memory < costs.megabytes("latent", size) < 4 * memory
+
+
 # Rows, and pixels where the config names none
 ROWS = {
     "10076": (131_899, None), "10180": (327_490, None), "10492": (165_477, None), "10059": (800_000, 192),
