@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gaussemble.analysis.agreement import agreement
+from gaussemble.analysis.agreement import agreement, best_null
 from gaussemble.analysis.matching import read_classes
 from gaussemble.analysis.verdict import Null, Options, judge
 from gaussemble.errors import InputError
@@ -105,6 +105,19 @@ def test_without_crossed_latents_nothing_is_reproduced(tmp_path, generator, monk
     assert "crossing was not run" in verdict["clusters"][0]["reason"]
     assert "nothing is decided" in verdict["summary"]
     assert "was not tested" in verdict["methods"]
+
+
+def test_stability_stands_beside_the_best_of_all_null_runs(tmp_path):
+    for run_number, scores in enumerate(([0.1, 0.4], [0.3, 0.2]), start=1):
+        table = {"clusters": [2, 3], "rand_index": scores, "rand_index_error": 0.01, "prediction_strength": 0.5}
+        (tmp_path / str(run_number)).mkdir()
+        pd.DataFrame(table).to_csv(tmp_path / str(run_number) / "stability.csv", index=False)
+    paths = [tmp_path / name / "stability.csv" for name in ("1", "2", "3")]
+    found = best_null(paths)  # the third run has none
+    assert found is not None
+    assert found["clusters"].tolist() == [2, 3]
+    assert found["rand_index"].tolist() == [0.3, 0.4]
+    assert best_null(paths[2:]) is None
 
 
 def test_files_have_the_columns_that_others_read(tmp_path, generator):
