@@ -4,8 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from gaussemble.analysis.agreement import union_of_masks
-from gaussemble.analysis.matching import as_compared, difference_maps, read_classes
 from gaussemble.report.agreement import HALVES, MOST, pair_name, read_verdict
 from gaussemble.report.densities import VIEWS, grey_limits, show
 from gaussemble.report.results import Density, extent, pixels, projection, window
@@ -18,6 +16,9 @@ def agreement_maps(results: Path, analysis: str) -> Drawing:
     The difference maps are those that were scored: class minus all particles of the half's other classes, to the
     resolution to which maps were compared.
     """
+    from gaussemble.analysis.agreement import union_of_masks
+    from gaussemble.analysis.matching import as_compared, difference_maps, read_classes
+
     result = read_verdict(results, analysis)
     clusters = result["clusters"][:MOST]
     classes = [read_classes(results / half / analysis) for half in HALVES]
