@@ -11,12 +11,13 @@ import torch
 from gaussemble.analysis import null
 from gaussemble.analysis.chance import gain
 from gaussemble.analysis.crossing import crossing
-from gaussemble.analysis.motions import motion_scores
+from gaussemble.analysis.following import motion_scores
 from gaussemble.analysis.shared import read_latents
 from gaussemble.errors import InputError
 from gaussemble.fit.heterogeneity import Options
 from gaussemble.io.files import write_csv
 from gaussemble.io.store import open_store, write_particles
+from gaussemble.quantities import Map
 from made_heterogeneity import make_inputs, run
 
 COUNT = 256
@@ -76,12 +77,16 @@ def test_the_bend_is_the_same_motion_in_both_halves(bending):
         z = table[f"z_{half}1"].to_numpy()
         ends = pd.DataFrame({"z1": [z[low].mean(), z[high].mean()]})
         write_csv(root / half / "main/latent/trajectories/pc1.csv", ends)
-    (row,), _ = motion_scores(root / "even/main", root / "odd/main")
+    store = open_store(root / "even/particles")
+    whole = Map(torch.ones(store.box, store.box, store.box), store.pixel_size)
+    (row,), _ = motion_scores(root / "even/main", root / "odd/main", (whole, whole))
     assert row["cosine"] > 0.6  # 0.72: of 230 particles, with all Gaussians free
     assert row["kind"] == "motion"
     assert row["difference"] < 0.7 * np.mean(row["displacement"])
     assert row["displacement"][0] > 8  # Å; the arm, out to 52 Å, swings through 60 degrees
     assert row["gain"] > 5 * row["gain_error"]
+    assert row["structure"] > 0.3
+    assert row["followed"]["cosine"] > 0.6
 
 
 def test_of_particles_that_do_not_bend_unseen_ones_are_no_likelier(bending, tmp_path):
