@@ -4,7 +4,7 @@
 # make bench   speed and memory beside baselines of the same run (STAR files, import, reconstruction, projection), then
 #              the demo from scratch in .bench/, with the time and memory of every stage; BENCH="star demo" for some, or
 #              for others: training, scale (a hundred thousand particles), gpu, agreement (verdicts where the truth is
-#              known), motion, cryodrgn
+#              known), motion, original, cryodrgn
 # make bench-science  how much of known motions and compositions is found, beside the Bayes limit of the same particles;
 #              SET="linear ring" SNR="0.1 0.01" PARTICLES=5000 WITH="epochs=20 seeds.count=512" for some
 # make clean   remove what the others wrote, except .venv
