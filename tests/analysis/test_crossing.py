@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
+from gaussemble.analysis import crossing as crossing_stage
 from gaussemble.analysis import null
 from gaussemble.analysis.chance import gain
 from gaussemble.analysis.crossing import crossing
 from gaussemble.analysis.following import motion_scores
-from gaussemble.analysis.shared import read_latents
+from gaussemble.analysis.shared import evidence_scores, read_latents, shared_of
 from gaussemble.errors import InputError
 from gaussemble.fit.heterogeneity import Options
 from gaussemble.io.files import write_csv
@@ -37,6 +38,11 @@ def cross(root: Path) -> pd.DataFrame:
     """Train both halves of a data set and cross them; returns latents.csv."""
     for half in OTHER:
         run(root / half, "main/heterogeneity", **SMALL)
+    return crossed(root)
+
+
+def crossed(root: Path) -> pd.DataFrame:
+    """Cross both halves, which are trained; returns latents.csv."""
     for half, other in OTHER.items():
         network = root / other / "main/heterogeneity"
         crossing(
@@ -68,6 +74,21 @@ def test_both_networks_read_the_angle_of_particles_that_one_never_saw(bending):
         found = gain(table["gain"].to_numpy()[unseen])
         assert found.beyond_chance
         assert found.mean > 1
+
+
+def test_of_many_particles_some_have_their_evidence_taken(bending, monkeypatch):
+    """Evenly from all, each as if it had been taken of all."""
+    root, table, _ = bending
+    monkeypatch.setattr(crossing_stage, "MOST", COUNT // 3)
+    some = crossed(root)
+    taken = np.isfinite(some["gain"].to_numpy())
+    for half in OTHER:
+        own = (some["half"] == half).to_numpy()
+        assert COUNT // 4 <= (taken & own).sum() <= COUNT // 3
+        assert np.diff(np.flatnonzero(taken[own])).max() <= 4
+    assert np.allclose(some["gain"][taken], table["gain"][taken], atol=0.02)  # of batches of other sizes, in float32
+    found = evidence_scores(shared_of(some, {half: np.ones(1) for half in OTHER}))
+    assert found["both"]["gain"] == pytest.approx(table["gain"].mean(), abs=4 * found["both"]["error"])
 
 
 def test_the_bend_is_the_same_motion_in_both_halves(bending):

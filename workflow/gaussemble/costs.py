@@ -33,7 +33,8 @@ NEEDS = {
     "truth": Need(900, 100, 500, 10, 5, 500, 500),
 }
 AROUND = 6  # epochs that take as long as what comes before and after those of a training
-CROSSED = 25  # as long as embedding and the evidence of every particle, by 64 draws
+EMBEDDED = 11  # epochs that take as long as embedding by another half's network
+EVIDENCE, EVIDENT = 14, 4000  # epochs that take as long as 64 draws of a particle, and most particles that have them
 HALF_MAP = 48  # bytes a voxel that the sums of one half-map take, zero-padded
 BATCH_PIXEL = 3000  # bytes a pixel that a batch of particles takes for each class that it is compared with
 GPU = 4000  # MB of the machine's own memory that a process with a GPU takes for CUDA's libraries
@@ -84,7 +85,8 @@ def epochs(stage, size):
     """Passes over the particles, each as long as an epoch of a training."""
     if stage == "latent":  # twice as many classes are compared first, and those that are left at the end
         return AROUND + size.classes * (size.epochs + 2) if size.classes else 0
-    return {"heterogeneity": AROUND + size.epochs, "crossing": CROSSED}.get(stage, 0)
+    crossed = EMBEDDED + EVIDENCE * min(1, EVIDENT / max(1, size.particles))
+    return {"heterogeneity": AROUND + size.epochs, "crossing": crossed}.get(stage, 0)
 
 
 def milliseconds(size):

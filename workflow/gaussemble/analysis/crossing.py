@@ -22,7 +22,7 @@ from torch import Tensor
 from gaussemble.analysis.chance import best_point, gain, likelihoods, plausible
 from gaussemble.errors import InputError
 from gaussemble.fit.band import Band
-from gaussemble.fit.distributed import combine, is_first, workers
+from gaussemble.fit.distributed import combine, is_first, share, workers
 from gaussemble.fit.embedding import embed_under
 from gaussemble.fit.evidence import log_evidence, log_likelihood
 from gaussemble.fit.gradients import BANDS, COLUMNS, gradient_inputs, make_pooling
@@ -30,13 +30,15 @@ from gaussemble.fit.heterogeneity import Options, as_posteriors, no_inputs
 from gaussemble.fit.losses import LOSSES
 from gaussemble.fit.particles import particles_in_band
 from gaussemble.fit.posterior import Posterior, Prior
-from gaussemble.fit.study import Study, make_study
+from gaussemble.fit.study import EVALUATION_BATCH, Study, make_study
 from gaussemble.fit.training import encode_all
 from gaussemble.io.files import write_csv
 from gaussemble.io.posteriors import Posteriors, read_posteriors, write_posteriors
 from gaussemble.io.store import open_store
 from gaussemble.model.heterogeneity import DeformableMixture, load_model
-from gaussemble.progress import say
+from gaussemble.progress import progress, say
+
+MOST = 4000  # particles whose evidence is taken: the error of their mean is a sixtieth of their spread
 
 
 def crossing(*, particles: Path, consensus: Path, network: Path, posteriors: Path, out: Path, options: Options) -> None:
@@ -47,7 +49,7 @@ def crossing(*, particles: Path, consensus: Path, network: Path, posteriors: Pat
         consensus: folder of this half's consensus, for the noise.
         network: model.pt of the other half.
         posteriors: posterior.npz of the other half: the prior that its particles share, and where they stand.
-        out: folder to write; latent.csv has particle, z1.., sd1.., gain (nats over a rigid molecule).
+        out: folder to write; latent.csv has particle, z1.., sd1.., gain (nats over a rigid molecule; of `MOST`).
         options: those of the stage `heterogeneity` with which the network was trained.
     """
     store, model, known = open_store(particles), load_model(network), read_posteriors(posteriors)
@@ -71,7 +73,8 @@ def crossing(*, particles: Path, consensus: Path, network: Path, posteriors: Pat
         if is_first():
             write_csv(out / "latent.csv", crossed_table(study, posterior, gains))
             write_posteriors(out / "posterior.npz", as_posteriors(band, posterior, prior))
-        found = gain(gains.double().numpy(), store.particles.particle.numpy())
+        taken = gains.isfinite()
+        found = gain(gains[taken].double().numpy(), store.particles.particle[taken].numpy())
         say(f"crossing: {found.mean:.3g} ± {found.error:.2g} nats a particle over a rigid molecule")
 
 
@@ -102,16 +105,23 @@ def rigid_latent(known: Posteriors) -> Float[Tensor, " latent"]:
 def evidence_gains(
     model: DeformableMixture, study: Study, posterior: Posterior, prior: Prior, rigid: Float[Tensor, " latent"]
 ) -> Float[Tensor, " image"]:
-    """Log evidence of each particle less its log likelihood under the better of the two rigid molecules."""
+    """Log evidence of particles less their log likelihood under the better of the two rigid molecules.
+
+    Of no more than `MOST` particles, evenly from all; not a number for the others.
+    """
     device = study.device
     prior, rigid = prior.to(device), rigid.to(device)
     flexible, at_point, at_neutral = torch.zeros(3, len(study))
-    for rows, batch in study.passed("evidence"):
+    chosen = torch.arange(len(study))[:: max(1, -(-len(study) // MOST))]
+    for rows in progress(chosen[share(len(chosen))].split(EVALUATION_BATCH), "evidence"):
+        batch = study.band.batch(rows, device)
         flexible[rows] = log_evidence(model, batch, posterior[rows].to(device), prior).cpu()
         at_point[rows] = log_likelihood(model, batch, rigid).cpu()
         at_neutral[rows] = log_likelihood(model, batch, None).cpu()
     flexible, at_point, at_neutral = combine(flexible), combine(at_point), combine(at_neutral)
-    return flexible - (at_point if at_point.sum() > at_neutral.sum() else at_neutral)
+    gains = torch.full_like(flexible, torch.nan)
+    gains[chosen] = (flexible - (at_point if at_point.sum() > at_neutral.sum() else at_neutral))[chosen]
+    return gains
 
 
 def crossed_table(study: Study, posterior: Posterior, gains: Float[Tensor, " image"]) -> pd.DataFrame:
