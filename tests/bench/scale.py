@@ -21,7 +21,7 @@ BOX, PIXEL, SNR, GAUSSIANS, SAMPLES, SEED = 32, 8.0, 0.5, 128, 4, 0
 BOUNDS = {  # MB: libraries and what a stage needs by itself, and bytes a particle on top
     "simulate": (900, 13_000),  # its images are in memory
     "particles": (900, 2500),
-    "consensus": (1100, 500),
+    "consensus": (750, 4600),  # what it has read of the mapped image file counts: 4.1 kB a particle of 32 px
     "seeds": (700, 0),
     "neutral": (900, 0),
     "heterogeneity": (1100, 3000),
