@@ -10,6 +10,7 @@ import starfile
 import yaml
 
 from gaussemble import costs, sizes
+from gaussemble.analysis.crossing import MOST
 from gaussemble.costs import Job, Size
 from gaussemble.physics.symmetry import operators
 
@@ -132,6 +133,10 @@ def test_classes_found_by_images_ask_for_what_comparing_takes():
 
 
 # MB of six classes in boxes of 64 and 128: 3,000 and 300 particles, 525 and 2,200 Gaussians
+def test_evidence_is_reckoned_of_as_many_particles_as_it_is_taken_of():
+    assert costs.EVIDENT == MOST
+
+
 @pytest.mark.parametrize(("box", "particles", "memory"), [(64, 3_000, 743), (128, 300, 1017)])
 def test_classes_found_by_images_fit_with_room_to_spare(box, particles, memory):
     size = SMALL._replace(box=box, particles=particles, epochs=1, classes=6)

@@ -11,6 +11,7 @@ from gaussemble.analysis.decoded_classes import (
     all_losses,
     class_losses,
     fit_classes,
+    left_without,
     memberships,
     most_needed,
     most_probable,
@@ -93,6 +94,19 @@ def test_starts_that_crowd_about_one_state_are_no_harm(study):
     found = fit_classes(decode, band, torch.tensor([[-0.7], [-0.5], [-0.3], [0.5], [0.6], [0.7]]), 3, passes=0)
     ours, limit = (adjusted_rand_score(label, most_probable(memberships(band, one))) for one in (found, TRUE))
     assert ours > 0.95 * limit
+
+
+def test_what_leaves_is_reckoned_as_if_it_were_gone(study):
+    """Against the log-likelihood without it; also of a structure that some particles cannot do without."""
+    band, _ = study
+    losses = all_losses(band, decode(ANGLES[:, None]))
+    share = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+    losses[:5] += torch.tensor([0.0, 800.0, 900.0])  # exp(-800) is 0 in float64
+    whole = (share.log() - losses).logsumexp(1).sum()
+    for gone, found in enumerate(left_without(losses, share).tolist()):
+        kept = torch.arange(3) != gone
+        rest = share[kept] / share[kept].sum()
+        assert found == pytest.approx(float((rest.log() - losses[:, kept]).logsumexp(1).sum() - whole), rel=1e-9)
 
 
 def test_what_is_given_up_costs_the_least_of_all_choices(study):

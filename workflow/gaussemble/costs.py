@@ -83,8 +83,8 @@ def seconds(stage, size, processes=1):
 
 def epochs(stage, size):
     """Passes over the particles, each as long as an epoch of a training."""
-    if stage == "latent":  # twice as many classes are compared first, and those that are left at the end
-        return AROUND + size.classes * (size.epochs + 2) if size.classes else 0
+    if stage == "latent":  # of each class; twice as many are moved and compared first, and those that are left again
+        return AROUND + size.classes * (size.epochs + 4) if size.classes else 0
     crossed = EMBEDDED + EVIDENCE * min(1, EVIDENT / max(1, size.particles))
     return {"heterogeneity": AROUND + size.epochs, "crossing": crossed}.get(stage, 0)
 

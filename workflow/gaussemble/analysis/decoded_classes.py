@@ -94,11 +94,23 @@ def most_needed(losses: Float[Tensor, "particle start"], count: int) -> Int[Tens
         share = shares_at_rest(losses[:, kept], share)
         if len(kept) <= count:
             return kept
-        logit = share.log() - losses[:, kept]
-        others = ~torch.eye(len(kept), dtype=torch.bool)
-        without = torch.stack([logit[:, other].logsumexp(1).sum() for other in others])
-        stays = others[int((without - len(losses) * torch.log1p(-share)).argmax())]
+        stays = torch.arange(len(kept)) != int(left_without(losses[:, kept], share).argmax())
         kept, share = kept[stays], share[stays] / share[stays].sum()
+
+
+def left_without(
+    losses: Float[Tensor, "particle component"], share: Float[Tensor, " component"]
+) -> Float[Tensor, " component"]:
+    """How the log-likelihood of all particles changes if one component leaves, for each of them.
+
+    A particle of probability r for it becomes 1 - r times as likely. Where r is nearly 1, which only the most probable
+    component's can be, 1 - r is summed from the others.
+    """
+    logit = share.log() - losses
+    whole, first = logit.logsumexp(1, keepdim=True), logit.argmax(1, keepdim=True)
+    others = logit.scatter(1, first, -torch.inf).logsumexp(1, keepdim=True)
+    change = torch.log1p(-(logit - whole).exp()).scatter(1, first, others - whole)
+    return change.sum(0) - len(losses) * torch.log1p(-share)
 
 
 def shares_at_rest(
