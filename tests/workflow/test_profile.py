@@ -13,10 +13,10 @@ def test_slurm_profile_plans_the_same_jobs(tmp_path, demo_jobs):
     assert Counter(job["rule"] for job in jobs) == Counter(job["rule"] for job in demo_jobs)
 
 
-@pytest.mark.parametrize("quiet", [[], ["-q"]], ids=["whole", "quiet"])
-def test_a_dry_run_of_what_is_submitted_ends_with_its_totals(tmp_path, quiet):
+@pytest.mark.parametrize("more", [[], ["-q"], ["--directory", "else where"]], ids=["whole", "quiet", "directory"])
+def test_a_dry_run_of_what_is_submitted_ends_with_its_totals(tmp_path, more):
     config = saved(DEMO, tmp_path)
-    done = snakemake("-n", *quiet, "--profile", ROOT / "slurm", "--configfile", config, cwd=tmp_path)
+    done = snakemake("-n", *more, "--profile", ROOT / "slurm", "--configfile", config, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     _, *lines = done.stderr.split("Asked of the cluster, at most:\n")[1].splitlines()
     rows = {name: values for name, *values in map(str.split, lines)}

@@ -195,7 +195,11 @@ onstart:
 def plan_of_dry_run():
     """After a dry run of what is to be submitted; of one that failed Snakemake has said why."""
     if workflow.dryrun and workflow.resource_settings.nodes:
-        with contextlib.suppress(Exception):
+        # Snakemake has left --directory by now, where the files are by whose size jobs ask
+        with (
+            contextlib.suppress(Exception),
+            contextlib.chdir(workflow.overwrite_workdir or "."),
+        ):
             plan()
 
 
