@@ -28,6 +28,8 @@ from tiny import BOX, PIXEL, molecule, white_noise_power
 
 RESOLUTION = 16.0
 ROUNDS = [Round(None, 1.5, 2 * RESOLUTION, None, "fixed"), Round(None, 2.0, None, 2e-3, "trainable")]
+ROUNDS += [Round(None, 1.0, None, 1e-3, "trainable", population=True)]
+LANDMARKS = 64
 SMALL: dict[str, Any] = {"batch": 32, "learning_rate": 4e-3, "checkpoint_seconds": 0.0}
 
 children = multiprocessing.get_context("forkserver")
@@ -51,6 +53,7 @@ def make_model(study: Study, dropout: float = 0.0, second: bool = False, **chang
         gaussians=len(neutral), latent_dim=2, inputs=study.gradients.shape[0], hidden=32, layers=2, dropout=dropout,
         field=BOX * PIXEL, length=RESOLUTION, **changes,
     )  # fmt: skip
+    design = replace(design, landmarks=LANDMARKS)
     members = [torch.ones(len(neutral), dtype=torch.bool)]
     if second:
         first = design.decoders[0]

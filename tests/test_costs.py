@@ -10,8 +10,8 @@ import starfile
 import yaml
 
 from gaussemble import costs, sizes
-from gaussemble.analysis.crossing import MOST
 from gaussemble.costs import Job, Size
+from gaussemble.fit.heterogeneity import Options
 from gaussemble.physics.symmetry import operators
 
 SMALL = Size(particles=6_000, box=64, gaussians=512, epochs=15, maps=14)
@@ -133,10 +133,6 @@ def test_classes_found_by_images_ask_for_what_comparing_takes():
 
 
 # MB of six classes in boxes of 64 and 128: 3,000 and 300 particles, 525 and 2,200 Gaussians
-def test_evidence_is_reckoned_of_as_many_particles_as_it_is_taken_of():
-    assert costs.EVIDENT == MOST
-
-
 @pytest.mark.parametrize(("box", "particles", "memory"), [(64, 3_000, 743), (128, 300, 1017)])
 def test_classes_found_by_images_fit_with_room_to_spare(box, particles, memory):
     size = SMALL._replace(box=box, particles=particles, epochs=1, classes=6)
@@ -155,9 +151,11 @@ def test_presets_say_what_is_expected_of_them(name):
     text = (Path(__file__).parents[1] / f"config/datasets/empiar-{name}.yaml").read_text()
     config, (rows, box) = yaml.safe_load(text), ROWS[name]
     (analysis,) = config["analyses"].values()
-    rounds = analysis["heterogeneity"].get("rounds", [{"epochs": 15}])
+    options = Options().model_dump() | analysis["heterogeneity"]
+    rounds = sum(each["epochs"] for each in options["rounds"]) or options["epochs"]
+    epochs = costs.trained(rounds, options["em_rounds"], options["em_epochs"])
     gaussians = config["seeds"].get("count") or config["neutral"]["most"]
-    whole = Size(rows, config["particles"].get("box") or box, gaussians, sum(each["epochs"] for each in rounds), 0)
+    whole = Size(rows, config["particles"].get("box") or box, gaussians, epochs, 0)
     half = whole._replace(particles=rows // 2)
     halves = 2 * (costs.seconds("heterogeneity", half) + costs.seconds("crossing", half)) / 3600
     without = costs.seconds("heterogeneity", whole) / 3600 + halves

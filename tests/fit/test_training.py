@@ -63,13 +63,15 @@ def test_rounds_become_epochs_whose_last_may_be_a_part():
     assert [(each.number, each.round, each.first, each.steps, each.round_steps) for each in plan] == [
         (1, 1, 0, 10, 25), (2, 1, 10, 10, 25), (3, 1, 20, 5, 25), (4, 2, 0, 1, 1), (5, 3, 0, 10, 10),
     ]  # fmt: skip
-    assert [each.last for each in plan] == [False] * 4 + [True]
+    assert [each.falls for each in plan] == [False] * 4 + [True]
+    plan = plan_epochs([Round(), Round(), Round(population=True), Round(population=True)], 10)
+    assert [each.falls for each in plan] == [False, True, True, True]
 
 
 def test_history_has_a_row_an_epoch_and_each_round_its_own_schedule(alone):
     history, _, _ = alone
-    assert history["round"].tolist() == [1, 1, 2, 2]
-    assert history["epoch"].tolist() == [1, 2, 3, 4]
+    assert history["round"].tolist() == [1, 1, 2, 2, 3]
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
     # 7 steps an epoch; the first round stays up, the second falls from its own rate: 14 steps, 1 of them up
     assert history["learning_rate"][:2].tolist() == [4e-3, 4e-3]
     assert history["learning_rate"][3] == pytest.approx(2e-3 * 0.5 * (1 + math.cos(math.pi * 12 / 13)))
@@ -88,7 +90,7 @@ def test_the_best_weights_are_kept(folder):
     history = train(model, study, TrainingOptions(**SMALL), rounds)
     losses = history["held_out_loss"].to_numpy()
     assert losses[3:].min() > losses[:3].min() + 1
-    assert held_out_loss(model, study, rounds[0], [])[0] == pytest.approx(losses.min(), abs=1e-4)
+    assert held_out_loss(model, study, rounds[0], [], None)[0] == pytest.approx(losses.min(), abs=1e-4)
 
 
 def test_a_round_ends_when_patience_does(folder):
@@ -226,7 +228,7 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(folder, tmp_path, capsys
     first, _, _ = trained(folder, checkpoint=checkpoint)
     assert checkpoint.exists()
     again, _, _ = trained(folder, checkpoint=checkpoint)
-    assert "going on after epoch 4, step 0" in capsys.readouterr().err
+    assert "going on after epoch 5, step 0" in capsys.readouterr().err
     pd.testing.assert_frame_equal(first, again)
     other, _, _ = trained(folder, checkpoint=checkpoint, noise=0.1)
     assert "a checkpoint of other options, particles or code; training begins anew" in capsys.readouterr().err

@@ -8,8 +8,8 @@ this file by itself, again in every job.
 import math
 from collections import namedtuple
 
-# box: pixels of the stored images; epochs: of a training, or passes of `latent` over the particles to find `classes` by
-# their images, 0 where it reads latents alone
+# box: pixels of the stored images; epochs: of a training (`trained`), or passes of `latent` over the particles to find
+# `classes` by their images, 0 where it reads latents alone
 Size = namedtuple("Size", "particles box gaussians epochs maps classes", defaults=[0])
 Job = namedtuple("Job", "stage threads gpus megabytes minutes")
 
@@ -32,9 +32,10 @@ NEEDS = {
     "agreement": Need(600, 100, 3500, 10, 0, 0, 0),
     "truth": Need(900, 100, 500, 10, 5, 500, 500),
 }
-AROUND = 6  # epochs that take as long as what comes before and after those of a training
-EMBEDDED = 11  # epochs that take as long as embedding by another half's network
-EVIDENCE, EVIDENT = 14, 4000  # epochs that take as long as 64 draws of a particle, and most particles that have them
+AROUND = 9  # epochs that take as long as what comes before and after those of a training
+COMPARED = 4  # epochs that take as long as comparing all particles with the landmarks
+EMBEDDED = 7  # the same of embedding by another half's network
+LANDMARKS, WIDEST = 2600, 96  # bytes a voxel that the landmarks' components take, in a box of at most so many pixels
 HALF_MAP = 48  # bytes a voxel that the sums of one half-map take, zero-padded
 BATCH_PIXEL = 3000  # bytes a pixel that a batch of particles takes for each class that it is compared with
 GPU = 4000  # MB of the machine's own memory that a process with a GPU takes for CUDA's libraries
@@ -54,6 +55,7 @@ def megabytes(stage, size, gpus=0, memory=4.0):
     if stage == "latent" and size.classes:
         found += megabytes_of_classes(size)
     if stage in ("heterogeneity", "crossing"):
+        found += LANDMARKS * min(size.box, WIDEST) ** 3 / 1e6
         found = max(1, gpus) * (found + 0.1 * size.gaussians)
     return math.ceil((OVERHEAD + GPU * gpus + SPARE_MEMORY * found) / 100) * 100
 
@@ -85,8 +87,12 @@ def epochs(stage, size):
     """Passes over the particles, each as long as an epoch of a training."""
     if stage == "latent":  # of each class; twice as many are moved and compared first, and those that are left again
         return AROUND + size.classes * (size.epochs + 4) if size.classes else 0
-    crossed = EMBEDDED + EVIDENCE * min(1, EVIDENT / max(1, size.particles))
-    return {"heterogeneity": AROUND + size.epochs, "crossing": crossed}.get(stage, 0)
+    return {"heterogeneity": AROUND + size.epochs, "crossing": EMBEDDED}.get(stage, 0)
+
+
+def trained(epochs, em_rounds, em_epochs):
+    """What a training's epochs and rounds of expectation maximisation come to, in epochs."""
+    return epochs + em_rounds * (COMPARED + em_epochs)
 
 
 def milliseconds(size):

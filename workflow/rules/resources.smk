@@ -107,8 +107,9 @@ def passes(stage, stages):
     """Of a training over the particles, or of classes that are found by images."""
     if stage == "latent":
         return stages["latent"]["passes"]
-    rounds = sum(each["epochs"] for each in stages["heterogeneity"]["rounds"])
-    return rounds or stages["heterogeneity"]["epochs"]
+    given = stages["heterogeneity"]
+    rounds = sum(each["epochs"] for each in given["rounds"]) or given["epochs"]
+    return COSTS["trained"](rounds, given["em_rounds"], given["em_epochs"])
 
 
 def classes(stage, wildcards):

@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gaussemble.fit.band import Batch, open_band
+from gaussemble.fit import subspace
+from gaussemble.fit.band import open_band
+from gaussemble.fit.subspace import PADDING, normal_equations
 from gaussemble.io.store import ImageStore
-from gaussemble.physics.backprojection import extract, volume_grid
+from gaussemble.physics.backprojection import volume_grid
 from gaussemble.progress import progress
 
 BLOCK = 256  # particles at a time
-PADDING = 2
 TOLERANCE = 1e-3  # share of the states' variance that the common components may leave out
 
 
@@ -73,24 +74,10 @@ def components(
     State s is the sum of components c times weight[s, c].
     """
     mean = maps.mean(0)
-    flat = (maps - mean).flatten(start_dim=1)
-    power, vectors = torch.linalg.eigh((flat @ flat.mT).double())
-    power, vectors = power.flip(0).clamp(min=0), vectors.flip(1)
-    left = 1 - power.cumsum(0) / power.sum().clamp(min=1e-300)
-    count = int((left > tolerance).sum()) + 1 if power[0] > 0 else 0
-    chosen = vectors[:, :count].to(maps.dtype)
-    parts = (chosen.mT @ flat).reshape(count, *maps.shape[1:])
-    return torch.cat([mean[None], parts]), torch.cat([torch.ones(len(maps), 1), chosen], dim=1)
-
-
-def normal_equations(
-    grids: list[Tensor], batch: Batch
-) -> tuple[Float[Tensor, "image component"], Float[Tensor, "image component component"]]:
-    """Re<TP, X> and Re<TP, TP'> of the components' projections, T the transfer."""
-    slices = [batch.transfer * extract(grid, batch.rotation, batch.box, PADDING) for grid in grids]
-    predicted = torch.view_as_real(torch.stack(slices, dim=1)).flatten(start_dim=2)
-    image = torch.view_as_real(batch.image.contiguous()).flatten(start_dim=1)
-    return torch.einsum("icp,ip->ic", predicted, image), predicted @ predicted.mT
+    if len(maps) == 1:
+        return maps, torch.ones(1, 1)
+    parts, weights = subspace.components((maps - mean).split(subspace.BLOCK), tolerance)
+    return torch.cat([mean[None], parts]), torch.cat([torch.ones(len(maps), 1), weights], dim=1)
 
 
 def grey_scale(compared: Comparison, state: Int[Tensor, " image"]) -> float:

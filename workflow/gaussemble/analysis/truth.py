@@ -23,10 +23,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from gaussemble.analysis.latent import latent_columns
-from gaussemble.analysis.oracle import normal_equations
 from gaussemble.errors import InputError
 from gaussemble.fit.band import open_band
 from gaussemble.fit.particles import read_noise
+from gaussemble.fit.subspace import PADDING, normal_equations
 from gaussemble.io.files import read_csv, write_json
 from gaussemble.io.mrc import read_map
 from gaussemble.io.states import States, read_states
@@ -38,7 +38,6 @@ from gaussemble.prepare.simulate import component_maps
 from gaussemble.progress import progress, say
 
 BLOCK = 256  # particles compared with the states at a time
-PADDING = 2
 COLUMNS = ("swing", "occupied")
 
 

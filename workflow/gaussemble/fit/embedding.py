@@ -1,82 +1,69 @@
-"""Every particle's latent vector after training, with its uncertainty, and the prior that all of them share."""
+"""Every particle's latent vector after training, with its uncertainty, and the distribution that all of them share.
+
+Two descriptions of a particle's posterior meet. Over landmarks (fit.population) it may have any form, but none finer
+than the landmarks' spacing. By Gauss-Newton steps from the most probable landmark it is as fine as can be, but normal.
+With n landmarks probable, the first counts `(n - 1) / (n + dimensions)`: not at all where one landmark takes it all,
+alone where there are many.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gaussemble.fit.distributed import combine
-from gaussemble.fit.posterior import Posterior, Prior, Quadratic, approach, learn_prior, moved, unit_prior, weigh
-from gaussemble.fit.study import Study
+from gaussemble.fit.band import Band
+from gaussemble.fit.distributed import combine, share
+from gaussemble.fit.population import READ, compared, moments, populate, population
+from gaussemble.fit.posterior import Posterior, Prior, refine
+from gaussemble.fit.scratch import Table
+from gaussemble.fit.study import EVALUATION_BATCH, Study
+from gaussemble.fit.training import encode_all
 from gaussemble.model.heterogeneity import DeformableMixture
+from gaussemble.progress import progress
+
+PLAIN = 0.9  # where landmarks count so much, they count alone: refining would cost more than it could change
 
 
-def embed(
-    model: DeformableMixture,
-    study: Study,
-    latent: Float[Tensor, "image latent"],
-    weight: float,
-    steps: int,
-    samples: int,
-) -> tuple[Posterior, Prior]:
-    """Refine all latents, learn from them the prior that they share, and take their posteriors under it.
+def embed(model: DeformableMixture, study: Study, steps: int, seed: int) -> tuple[Posterior, Prior]:
+    """Find the landmarks' last places and shares, and the posteriors of all particles under them.
 
     Args:
-        model: after training.
+        model: after training; its landmarks are changed.
         study: the particles.
-        latent: where the encoder put them.
-        weight: of the unit normal prior in training.
-        steps: at most so many Gauss-Newton steps a particle.
-        samples: of each exact posterior, for its mean and covariance; 0: mode and curvature serve instead.
+        steps: at most so many Gauss-Newton steps a particle; 0: landmarks alone.
+        seed: of the landmarks' places.
     """
-    first = unit_prior(latent.shape[1], weight)
-    place, seen = _approached(model, study, latent, first, steps)
-    prior = learn_prior(seen, first)
-    return _posteriors(model, study, place, seen, prior, samples), prior
+    gains = populate(model, study, lambda: encode_all(model, study), seed)
+    return posteriors(model, study.band, gains, steps, study.device), population(model)
 
 
-def embed_under(
-    model: DeformableMixture,
-    study: Study,
-    latent: Float[Tensor, "image latent"],
-    prior: Prior,
-    steps: int,
-    samples: int,
-) -> Posterior:
-    """The same under a prior that is known already: particles of another half of the data."""
-    place, seen = _approached(model, study, latent, prior, steps)
-    return _posteriors(model, study, place, seen, prior, samples)
+def embed_under(model: DeformableMixture, band: Band, steps: int, device: torch.device) -> tuple[Posterior, Table]:
+    """The same for particles that had no say in the model and its landmarks; with what `compared` finds."""
+    gains = compared(model, band)
+    return posteriors(model, band, gains, steps, device), gains
 
 
-def _approached(
-    model: DeformableMixture, study: Study, latent: Float[Tensor, "image latent"], prior: Prior, steps: int
-) -> tuple[Float[Tensor, "image latent"], Quadratic]:
-    """Refined latents and what all images say there, each process its share, on the CPU."""
-    place, pull, precision = torch.zeros_like(latent), torch.zeros_like(latent), _matrices(latent)
-    prior = prior.to(study.device)
-    for rows, batch in study.passed("latents"):
-        reached, seen = approach(model, batch, latent[rows].to(study.device), prior, steps)
-        place[rows], precision[rows], pull[rows] = reached.cpu(), seen.precision.cpu(), seen.pull.cpu()
-    return combine(place), Quadratic(combine(precision), combine(pull))
-
-
-def _posteriors(
-    model: DeformableMixture,
-    study: Study,
-    latent: Float[Tensor, "image latent"],
-    seen: Quadratic,
-    prior: Prior,
-    samples: int,
-) -> Posterior:
-    """Posteriors of all particles under the prior that they share, each process its share, on the CPU."""
-    mean, covariance, prior = torch.zeros_like(latent), _matrices(latent), prior.to(study.device)
-    for rows, batch in study.passed("posteriors"):
-        own = Quadratic(seen.precision[rows].to(study.device), seen.pull[rows].to(study.device))
-        part = moved(model, batch, latent[rows].to(study.device), own, prior)
-        part = (weigh(model, batch, part, prior, samples) if samples else part).to("cpu")
-        mean[rows], covariance[rows] = part.latent, part.covariance
+def posteriors(model: DeformableMixture, band: Band, gains: Table, steps: int, device: torch.device) -> Posterior:
+    """Posteriors of all particles, each process its share, on the CPU."""
+    count, length = len(band), model.latent_dim
+    mean, covariance = torch.zeros(count, length), torch.zeros(count, length, length)
+    start, told = torch.zeros(count, length), torch.zeros(count)
+    own = torch.arange(count)[share(count)]
+    for rows in own.split(READ):
+        found, start[rows], number = moments(model, gains.read(rows))
+        mean[rows], covariance[rows] = found.latent, found.covariance
+        told[rows] = (number - 1) / (number + length) if steps else 1.0
+    fine, prior = own[told[own] < PLAIN], population(model).to(device)
+    for rows in progress(fine.split(EVALUATION_BATCH), "latents"):
+        local = refine(model, band.batch(rows, device), start[rows].to(device), prior, steps).to("cpu")
+        both = mixed(local, Posterior(mean[rows], covariance[rows]), told[rows])
+        mean[rows], covariance[rows] = both.latent, both.covariance
     return Posterior(combine(mean), combine(covariance))
 
 
-def _matrices(latent: Float[Tensor, "image latent"]) -> Float[Tensor, "image latent latent"]:
-    """Zeros, for a matrix of each particle."""
-    return latent.new_zeros(*latent.shape, latent.shape[1])
+def mixed(one: Posterior, other: Posterior, share_of_other: Float[Tensor, " image"]) -> Posterior:
+    """Mean and covariance of the mixture of two distributions, for each particle."""
+    weight = share_of_other[:, None]
+    apart = other.latent - one.latent
+    between = (weight * (1 - weight))[..., None] * apart[:, :, None] * apart[:, None, :]
+    covariance = torch.lerp(one.covariance, other.covariance, weight[..., None]) + between
+    return Posterior(torch.lerp(one.latent, other.latent, weight), covariance)

@@ -1,8 +1,8 @@
 """Heterogeneity: networks that give every particle a latent vector and every latent vector a mixture.
 
 An encoder reads each particle's gradient (fit.gradients), a decoder deforms the neutral mixture, and both learn to
-explain the particles (e2gmm: Chen & Ludtke 2021). Afterwards each particle's latent is refined against the decoder
-and gets its uncertainty (fit.posterior).
+explain the particles (e2gmm: Chen & Ludtke 2021). Then the decoder learns on at latents drawn from what each particle's
+image says of its own (fit.population), and each particle gets the mean and covariance of that (fit.embedding).
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ from gaussemble.fit.particles import particles_in_band
 from gaussemble.fit.penalties import make_penalties
 from gaussemble.fit.posterior import Posterior, Prior, observability
 from gaussemble.fit.regions import Ground, memberships
-from gaussemble.fit.rounds import Round, default_rounds, given_rounds
+from gaussemble.fit.rounds import Round, default_rounds, given_rounds, population_rounds
 from gaussemble.fit.sections import DecoderOptions, DomainOptions, RoundOptions
 from gaussemble.fit.study import Study, choose_held_out, make_study
-from gaussemble.fit.training import TrainingOptions, encode_all, losses_at, train
+from gaussemble.fit.training import TrainingOptions, losses_at, train
 from gaussemble.io.files import write_csv
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map
@@ -127,13 +127,26 @@ class Options(TrainingOptions):
     rounds: tuple[RoundOptions, ...] = Field(
         default=(), description="Rounds of training, one after another; replaces epochs and coarse_epochs."
     )
-    refine_steps: int = Field(
-        default=2, ge=0, description="At most so many Gauss-Newton steps on each particle's latent after training."
+    landmarks: int = Field(
+        default=512,
+        ge=2,
+        le=32767,
+        description="Points of latent space that stand for the distribution of all particles, and of each one's "
+        "posterior.",
     )
-    posterior_samples: int = Field(
-        default=16,
+    em_rounds: int = Field(
+        default=4,
         ge=0,
-        description="Samples of a particle's posterior, for its mean and standard deviations; 0: mode and curvature.",
+        description="At most so many rounds of expectation maximisation after those of the encoder: landmarks and "
+        "posteriors, then em_epochs of the decoders at latents drawn from them; fewer where held-out particles no "
+        "longer gain.",
+    )
+    em_epochs: int = Field(default=3, ge=1, description="Passes over the particles in each of them.")
+    refine_steps: int = Field(
+        default=2,
+        ge=0,
+        description="At most so many Gauss-Newton steps on the latent of each particle that is seen more sharply than "
+        "landmarks are apart; 0: landmarks alone.",
     )
     device: DeviceName = Field(default="auto", description="Where to train: auto takes a GPU when there is one.")
 
@@ -185,10 +198,12 @@ def decoder_design(section: DecoderOptions, member: Tensor, resolution: float) -
 
 
 def make_rounds(options: Options, decoders: Sequence[DecoderOptions], finest: float) -> list[Round]:
-    """The rounds of the config, or the usual two."""
+    """The rounds of the config, or the usual two, and those of the population."""
     if options.rounds:
-        return given_rounds(options.rounds, decoders, finest)
-    return default_rounds(options.epochs, options.coarse_epochs, decoders, finest)
+        rounds = given_rounds(options.rounds, decoders, finest)
+    else:
+        rounds = default_rounds(options.epochs, options.coarse_epochs, decoders, finest)
+    return rounds + population_rounds(rounds[-1], options.em_rounds, options.em_epochs, options.learning_rate)
 
 
 def finest_resolution(options: Options, store: ImageStore, curve: Path) -> float:
@@ -275,6 +290,7 @@ def prepare(
         encoder=encoder,
         decoders=tuple(decoder_design(*each, resolution) for each in zip(sections, members, strict=True)),
         compared=compared_in(options, resolution),
+        landmarks=options.landmarks,
     )
     model = build_model(design, neutral, members, options.seed, points)
     model.penalties = make_penalties(sections, members, ground, options.wander)
@@ -339,8 +355,7 @@ def heterogeneity(
         network, study, rounds = prepare(band, ground, (sections, members), resolution, device, options)
         say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {device}")
         history = train(network, study, options, rounds, checkpoint)
-        latent = encode_all(network, study)
-        posterior, prior = embed(network, study, latent, options.prior, options.refine_steps, options.posterior_samples)
+        posterior, prior = embed(network, study, options.refine_steps, options.seed)
         loss = losses_at(network, study, posterior.latent)
         if is_first():
             save_model(out / "model.pt", network)

@@ -1,11 +1,12 @@
 """Rounds of training: which decoders learn, for how long, compared to what resolution."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gaussemble.fit.sections import DecoderOptions, RoundOptions
 from gaussemble.model.heterogeneity import Transition
 
+GENTLER = 0.5  # times the highest learning rate, once there is something to improve on
 COARSE = 2.0  # times the finest resolution, in the first epochs where no rounds are given
 
 
@@ -18,6 +19,7 @@ class Round:
     resolution: float | None = None  # Å, finest compared; None: the whole band
     learning_rate: float | None = None  # highest; None: the training's option
     transition: Transition = "fixed"
+    population: bool = False  # latents are drawn from posteriors over landmarks, in the place of the encoder's
 
 
 def given_rounds(sections: Sequence[RoundOptions], decoders: Sequence[DecoderOptions], finest: float) -> list[Round]:
@@ -42,6 +44,17 @@ def default_rounds(epochs: int, coarse_epochs: float, decoders: Sequence[Decoder
     coarse, end = int(coarse_epochs * epochs), finest_of(decoders, None, finest)
     rounds = [Round(None, float(coarse), COARSE * end), Round(None, float(epochs - coarse), in_band(end, finest))]
     return [each for each in rounds if each.epochs > 0]
+
+
+def population_rounds(last: Round, count: int, epochs: int, learning_rate: float) -> list[Round]:
+    """Rounds after the last of the others: what it trains, at latents drawn from the particles' own posteriors.
+
+    Each is a step of expectation maximisation (Wei & Tanner 1990, for draws): landmarks and posteriors first, then so
+    many epochs. A decoder beside an encoder learns at latents that are all as uncertain along each axis, whatever a
+    particle's view and noise; here it learns at those at which the particle may truly be.
+    """
+    rate = GENTLER * (last.learning_rate or learning_rate)
+    return [replace(last, epochs=float(epochs), learning_rate=rate, population=True)] * count
 
 
 def finest_of(decoders: Sequence[DecoderOptions], names: Sequence[str] | None, finest: float) -> float:

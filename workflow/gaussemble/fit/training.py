@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from gaussemble.errors import InputError
 from gaussemble.fit.checkpoints import fingerprint, leave, read_checkpoint, signals_noted, write_checkpoint
 from gaussemble.fit.distributed import combine, is_first, parallel, processes, rank, share
+from gaussemble.fit.population import READ, drawn, evidence, populate
 from gaussemble.fit.rounds import Round
+from gaussemble.fit.scratch import Table
 from gaussemble.fit.study import (
     EVALUATION_BATCH,
     Portion,
@@ -38,6 +40,8 @@ from gaussemble.model.encoders import UNCERTAIN
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
+
+SURE = 2.0  # standard errors by which a round of the population must make unseen particles likelier, or it is the last
 
 
 class TrainingOptions(StageOptions):
@@ -87,7 +91,7 @@ class Epoch:
     first: int  # steps of the round before it
     steps: int
     round_steps: int
-    last: bool  # whether its round is the last one
+    falls: bool  # whether the learning rate falls in its round
 
 
 @dataclass
@@ -103,6 +107,8 @@ class Course:
     best_loss: float = math.inf
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)  # weights
+    drawn: Tensor | None = None  # (image, time) landmarks at which a round of the population trains
+    evidence: Tensor | None = None  # of particles that are not trained on, when the last round of the population began
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -115,25 +121,39 @@ class Objective(nn.Module):
         self.model, self.study, self.options = model, study, options
 
     def forward(
-        self, portion: Portion, noise: Float[Tensor, "image latent"], settings: Round
+        self, portion: Portion, given: Float[Tensor, "image latent"], settings: Round
     ) -> Float[Tensor, " image"]:
         """Of each particle: loss relative to the neutral mixture's, prior of the latent, penalties of the mixture.
 
         Coarse, a motion longer than the finest detail still pulls the right way (method of Chen, Toader & Lederman
         2023). The encoder sees the same thing in every round.
+
+        Args:
+            portion: the particles.
+            given: the noise on their latents; in rounds of the population the latents themselves.
+            settings: of the round.
         """
         model, study, rows = self.model, self.study, portion.rows
         whole = study.band.batch(rows, study.device, portion.image)
         batch = whole if settings.resolution is None else whole.coarser(study.band.resolution / settings.resolution)
-        latent = model.encode(study.evidence(rows, whole if model.encoder.reads_images else None, portion.gradient))
-        deviation = self.deviation(settings)
-        mixture = model.decode(latent + deviation * noise.to(study.device), settings.decoders)
+        latent, prior = given.to(study.device), 0.0
+        if not settings.population:
+            center = model.encode(study.evidence(rows, whole if model.encoder.reads_images else None, portion.gradient))
+            deviation = self.deviation(settings)
+            latent, prior = center + deviation * latent, self.divergence(center, deviation)
+        mixture = model.decode(latent, settings.decoders)
         loss = study.loss(batch, batch.predict(mixture))
         baseline = study.baselines[settings.resolution][rows].to(study.device)
-        prior = 0.5 * latent.square().sum(-1)
-        if self.options.noise is None:  # with it the divergence of N(latent, deviation²) from the prior, but a constant
+        return loss - baseline + prior + model.penalty(mixture, latent)
+
+    def divergence(
+        self, center: Float[Tensor, "image latent"], deviation: Float[Tensor, " latent"]
+    ) -> Float[Tensor, " image"]:
+        """What the latents' prior costs: of N(center, deviation²) from a unit normal one, where the noise is learnt."""
+        prior = 0.5 * center.square().sum(-1)
+        if self.options.noise is None:
             prior = prior + (0.5 * deviation.square() - deviation.log()).sum()
-        return loss - baseline + self.options.prior * prior + model.penalty(mixture, latent)
+        return self.options.prior * prior
 
     def deviation(self, settings: Round) -> Float[Tensor, " latent"]:
         """Of the noise on the latents: as asked for, or as learnt; in coarse rounds not less than at the start.
@@ -156,7 +176,9 @@ def train(
     """The training loop; returns its history and leaves the best weights in the model.
 
     Losses are means a particle, relative to the neutral mixture's. The best weights are those of the epoch in which the
-    held-out particles' loss in the whole band was lowest; without held-out particles, the last ones.
+    held-out particles' loss in the whole band was lowest; without held-out particles, the last ones. Each round of the
+    population begins with the best weights before it and compares losses at the latents that it has drawn: where they
+    fall, the likelihood of the held-out particles rises (as in expectation maximisation).
 
     Args:
         model: on the study's device.
@@ -186,22 +208,28 @@ def train(
         while course.epoch < len(plan):
             epoch = plan[course.epoch]
             settings = epoch.settings
-            if objective is None or course.step == 0 == epoch.first:
-                model.set_round(settings.decoders, settings.transition)
+            begins = course.step == 0 == epoch.first
+            if settings.population and begins and not begin_of_population(course, model, study, epoch, options.seed):
+                course.epoch = len(plan)
+                break
+            if objective is None or begins:
+                model.set_round(settings.decoders, settings.transition, encoder=not settings.population)
                 objective = parallel(Objective(model, study, options))
             model.train()
             order = shuffled(study, rows, source(options.seed, epoch.number))
             left = batches(study, order, options.batch, course.step)
             for count, own, portion in islice(left, epoch.steps - course.step):
                 set_rate(optimizer, rate_of(epoch, course.step, options))
-                noise = random_noise(model, options.seed, epoch.number, course.step, count)[own]
-                values = objective(portion, noise, settings)
+                given = random_noise(model, options.seed, epoch.number, course.step, count)[own]
+                if course.drawn is not None:
+                    given = latents_drawn(model, course.drawn, portion.rows, epoch)
+                values = objective(portion, given, settings)
                 optimizer.zero_grad()
                 (values.sum() * (processes() / count)).backward()
                 norm = nn.utils.clip_grad_norm_(model.parameters(), options.gradient_limit)
                 total, bad, ending = agreed(values, norm, arrived)
                 if bad:
-                    name_the_worst(Objective(model, study, options), portion, noise, epoch, course.step)
+                    name_the_worst(Objective(model, study, options), portion, given, epoch, course.step)
                 optimizer.step()
                 course.step, course.total, course.seen = course.step + 1, course.total + total, course.seen + count
                 if ending or time.monotonic() - saved >= options.checkpoint_seconds:
@@ -209,7 +237,7 @@ def train(
                     saved = time.monotonic()
                 if ending:
                     leave(ending)
-            held_out, ending = held_out_loss(model, study, settings, arrived)
+            held_out, ending = held_out_loss(model, study, settings, arrived, course.drawn)
             if ending:
                 save()
                 leave(ending)
@@ -234,8 +262,8 @@ def plan_epochs(rounds: list[Round], steps: int) -> list[Epoch]:
     for number, settings in enumerate(rounds, start=1):
         whole = max(1, round(settings.epochs * steps))
         for first in range(0, whole, steps):
-            last = number == len(rounds)
-            plan.append(Epoch(len(plan) + 1, number, settings, first, min(steps, whole - first), whole, last))
+            falls = number == len(rounds) or rounds[number].population
+            plan.append(Epoch(len(plan) + 1, number, settings, first, min(steps, whole - first), whole, falls))
     return plan
 
 
@@ -262,8 +290,8 @@ def rate_share(done: int, steps: int, falls: bool = True) -> float:
 
 
 def rate_of(epoch: Epoch, step: int, options: TrainingOptions) -> float:
-    """The learning rate of a step of an epoch; only in the last round it falls."""
-    share_of_it = rate_share(epoch.first + step, epoch.round_steps, epoch.last)
+    """The learning rate of a step of an epoch; it falls in rounds of the population and in the last one before."""
+    share_of_it = rate_share(epoch.first + step, epoch.round_steps, epoch.falls)
     return (epoch.settings.learning_rate or options.learning_rate) * share_of_it
 
 
@@ -291,13 +319,57 @@ def signal_of(noted: Tensor, arrived: list[int]) -> int:
     return (arrived or [signal.SIGTERM])[0] if noted > 0 else 0
 
 
-def name_the_worst(objective: Objective, portion: Portion, noise: Tensor, epoch: Epoch, step: int) -> None:
+def begin_of_population(course: Course, model: DeformableMixture, study: Study, epoch: Epoch, seed: int) -> bool:
+    """From the best weights so far: landmarks, draws from all posteriors, and the loss there that is to be improved.
+
+    False where the round before has not made particles that are kept from training likelier: then there is no more.
+    """
+    if course.best:
+        model.load_state_dict(course.best)
+    gains = populate(model, study, lambda: encode_all(model, study), seed + epoch.number)
+    before, course.evidence = course.evidence, unseen_evidence(model, study, gains)
+    say(f"heterogeneity: round {epoch.round}, {float(course.evidence.mean()):.3f} nats a particle of unknown latent")
+    if before is not None and not rises(before, course.evidence):
+        return False
+    course.drawn = drawn(model, gains, math.ceil(epoch.settings.epochs), seed + epoch.number)
+    loss, _ = held_out_loss(model, study, epoch.settings, [], course.drawn)
+    if not math.isnan(loss):
+        course.best_loss, course.best_epoch, course.best = loss, epoch.number - 1, weights(model)
+    return True
+
+
+def unseen_evidence(model: DeformableMixture, study: Study, gains: Table) -> Float[Tensor, " unseen"]:
+    """Nats over the neutral mixture of each particle that is kept from training, or of all if none is."""
+    chosen = torch.nonzero(study.held_out).flatten()
+    chosen = chosen if len(chosen) else torch.arange(len(study))
+    return torch.cat([evidence(model, gains.read(rows)) for rows in chosen.split(READ)])
+
+
+def rises(before: Float[Tensor, " unseen"], after: Float[Tensor, " unseen"]) -> bool:
+    """Whether numbers are higher on average, beyond chance."""
+    rise = after - before
+    return float(rise.mean()) > SURE * float(rise.std()) / len(rise) ** 0.5
+
+
+def weights(model: DeformableMixture) -> dict[str, Tensor]:
+    """A copy of all of them."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def latents_drawn(
+    model: DeformableMixture, places: Int[Tensor, "all_images time"], rows: Int[Tensor, " image"], epoch: Epoch
+) -> Float[Tensor, "image latent"]:
+    """Of some particles, for an epoch of a round of the population."""
+    return model.landmark[places[rows, epoch.first // epoch.steps].long().to(model.landmark.device)]
+
+
+def name_the_worst(objective: Objective, portion: Portion, given: Tensor, epoch: Epoch, step: int) -> None:
     """Raise an InputError for a step whose loss or gradient is not finite; names the particle where it is one's own."""
     parameters = [each for each in objective.parameters() if each.requires_grad]
     wrong: list[tuple[int, float]] = []
     for place in range(len(portion.rows)):
         one = slice(place, place + 1)
-        value = objective(portion[one], noise[one], epoch.settings).sum()
+        value = objective(portion[one], given[one], epoch.settings).sum()
         found = torch.autograd.grad(value, parameters, allow_unused=True)
         if not (value.isfinite() and all(each.isfinite().all() for each in found if each is not None)):
             wrong.append((place, float(value.detach())))
@@ -320,7 +392,7 @@ def finish_epoch(
     course.round_best = min(held_out, course.round_best)
     if held_out < course.best_loss:
         course.best_loss, course.best_epoch = held_out, epoch.number
-        course.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        course.best = weights(model)
     course.epoch, course.step, course.total, course.seen = course.epoch + 1, 0, 0.0, 0
 
 
@@ -364,10 +436,13 @@ def seen_by(model: DeformableMixture, study: Study, rows: Tensor, batch: Any = N
 
 
 @torch.no_grad()
-def held_out_loss(model: DeformableMixture, study: Study, settings: Round, arrived: list[int]) -> tuple[float, int]:
-    """Mean loss of the held-out particles at the encoder's latents, relative to the neutral mixture's; NaN if none.
+def held_out_loss(
+    model: DeformableMixture, study: Study, settings: Round, arrived: list[int], places: Tensor | None
+) -> tuple[float, int]:
+    """Mean loss of the held-out particles, relative to the neutral mixture's; NaN if there are none.
 
-    With it the number of the signal that cut it short, or 0.
+    At the encoder's latents, or at the first of the landmarks that were drawn, `places` (image, time). With it the
+    number of the signal that cut it short, or 0.
     """
     model.eval()
     rows = torch.nonzero(study.held_out).flatten()
@@ -376,7 +451,10 @@ def held_out_loss(model: DeformableMixture, study: Study, settings: Round, arriv
         if arrived:
             break
         batch = study.band.batch(chosen, study.device)
-        latent = seen_by(model, study, chosen, batch)
+        if places is None:
+            latent = seen_by(model, study, chosen, batch)
+        else:
+            latent = model.landmark[places[chosen, 0].long().to(study.device)]
         loss = study.loss(batch, batch.predict(model.decode(latent, settings.decoders))).cpu()
         total[0] += (loss - study.baseline[chosen]).double().sum()
     total[1] = len(arrived)

@@ -19,7 +19,7 @@ from gaussemble.model.decoders import Decoder, DecoderDesign, DecoderKind
 from gaussemble.model.encoders import Encoder, EncoderDesign, Evidence
 from gaussemble.quantities import Mixture
 
-FORMAT = 2
+FORMAT = 3
 SOFTPLUS_ONE = 0.541324854612918  # softplus of it is 1: an output of zero leaves an amplitude as it is
 
 Transition = Literal["fixed", "trainable"]
@@ -44,6 +44,7 @@ class Design:
     encoder: EncoderDesign
     decoders: tuple[DecoderDesign, ...]
     compared: Compared | None = None  # in its training; None: not written down
+    landmarks: int = 512  # of the population
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Design":
@@ -79,8 +80,14 @@ def single_design(
 
 
 class DeformableMixture(nn.Module):
-    """Encoder and decoders round a neutral mixture; `decode` of any vector starts as the neutral mixture."""
+    """Encoder and decoders round a neutral mixture; `decode` of any vector starts as the neutral mixture.
 
+    The distribution of latents over all particles is part of it: landmarks, and their shares, which are zero until
+    `fit.population` finds them.
+    """
+
+    landmark: Tensor
+    landmark_share: Tensor
     center: Tensor
     neutral_amplitude: Tensor
     neutral_width: Tensor
@@ -93,6 +100,8 @@ class DeformableMixture(nn.Module):
         self.register_buffer("neutral_width", neutral.width.clone())
         self.encoder = Encoder(design.encoder, design.latent_dim, neutral, design.field)
         self.decoders = nn.ModuleList(Decoder(each, design.latent_dim) for each in design.decoders)
+        self.register_buffer("landmark", torch.zeros(design.landmarks, design.latent_dim))
+        self.register_buffer("landmark_share", torch.zeros(design.landmarks))
         self.penalties: nn.Module | None = None  # of training; no part of a file
 
     @property
@@ -155,9 +164,10 @@ class DeformableMixture(nn.Module):
             total = part if total is None else total + part
         return total
 
-    def set_round(self, active: Collection[str] | None, transition: Transition) -> None:
-        """Let the weights of the active decoders be trained and no others'; transition matrices only if trainable."""
+    def set_round(self, active: Collection[str] | None, transition: Transition, encoder: bool = True) -> None:
+        """Let the active decoders' weights be trained and no others'; the transition matrices and encoder if asked."""
         trained = {id(each) for each in self.chosen(active)}
+        self.encoder.requires_grad_(encoder)
         for decoder in self.chosen(None):
             decoder.requires_grad_(id(decoder) in trained)
             for matrix in decoder.transitions():

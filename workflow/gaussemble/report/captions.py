@@ -56,7 +56,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     "training_history": (
         "Training",
         "The mismatch of model and particles during training; a dashed line that turns up would mean overfitting. "
-        "The first epochs train at half the resolution, so the solid lines have a step where the whole begins.",
+        "The first epochs train at half the resolution, so the solid lines have a step where the whole begins; in the "
+        "last ones latents are drawn from what each image says of its own, so there may be another.",
     ),
     "latent_pca": (
         "Where the particles lie",

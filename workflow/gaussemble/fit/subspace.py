@@ -1,0 +1,149 @@
+"""Many structures compared with every particle, at the price of a few.
+
+The maps of hundreds of structures that one motion or a few states connect are sums of some tens of components, up to a
+part of their differences that no particle could tell. A particle's likelihood under each of them is then a quadratic
+form in the components' weights: with P a component's projection under the particle's pose and CTF, r what the image
+leaves of a reference's, and w a structure's weights,
+
+    log p(image | structure) - log p(image | reference) = sum_c w_c <P_c, r> - 1/2 sum_cd w_c w_d <P_c, P_d>
+
+so each component is projected once, and no structure is. (Components of volumes in this way: 3DVA, Punjani & Fleet
+2021; RECOVAR, Gilles & Singer 2025.)
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from gaussemble.fit.band import Batch
+from gaussemble.physics.backprojection import extract, volume_grid
+from gaussemble.physics.band_limited import band_limited_map
+from gaussemble.quantities import Mixture
+
+LEFT_OUT = 0.1  # nats by which a structure and what the components make of it may differ, in the mean,
+SHARE = 0.01  # and of what it differs from the reference by
+MOST = 64  # components; they cost memory and time
+TRIED = 2 * MOST  # directions of maps from which they are made
+FINEST = 1e-3  # share of the maps' power that these may leave out
+WIDEST = 96  # pixels of the box to which structures are compared: memory grows with its cube
+BLOCK = 32  # maps held at a time
+PADDING = 2
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Structures as a reference and a few components' maps times weights."""
+
+    reference: Mixture
+    grids: list[Complex[Tensor, "depth row column"]]  # `volume_grid` of each component
+    weight: Float[Tensor, "structure component"]
+
+    def gains(self, batch: Batch) -> Float[Tensor, "image structure"]:
+        """By how many nats each structure makes each image likelier than the reference does."""
+        seen = narrowed(batch)
+        left = replace(seen, image=seen.image - seen.predict(self.reference))
+        cross, gram = normal_equations(self.grids, left)
+        squares = self.weight[:, :, None] * self.weight[:, None, :]
+        return cross @ self.weight.mT - 0.5 * gram.flatten(start_dim=1) @ squares.flatten(start_dim=1).mT
+
+
+def narrowed(batch: Batch) -> Batch:
+    """The particles in the box in which they are compared."""
+    return batch if batch.box <= WIDEST else batch.coarser((WIDEST / 2 - 1) / (batch.box / 2 - 1))
+
+
+def subspace_of(structures: Iterable[Mixture], reference: Mixture, batch: Batch) -> Subspace:
+    """What `Subspace.gains` needs to compare structures with particles.
+
+    Components are those of what particles see: principal components of the maps under the metric of the mean Gram
+    matrix of their projections, so that a small part which every view shows well is not left out beside a large one.
+
+    Args:
+        structures: in blocks (structure, gaussian), one block at a time in memory.
+        reference: a single mixture that they do not differ from by much.
+        batch: some particles, for what is seen, and for the box and the pixel size of what is compared.
+    """
+    seen = narrowed(batch)
+    parts, weight = components(_differences(structures, reference, seen.box, seen.pixel_size), FINEST, TRIED)
+    gram = torch.stack([slices @ slices.mT for slices in _slices((volume_grid(part, PADDING) for part in parts), seen)])
+    values, axes = torch.linalg.eigh(gram.double().mean(0))
+    root = axes * values.clamp(min=1e-9 * float(values.max()) + 1e-30).sqrt()
+    told = weight.double() @ root
+    power, turn = torch.linalg.eigh(told.mT @ told / len(told))
+    power, turn = power.flip(0).clamp(min=0), turn.flip(1)
+    allowed = min(2 * LEFT_OUT, SHARE * float(power.sum()))
+    count = min(int((power.sum() - power.cumsum(0) > allowed).sum()) + 1, len(power), MOST)
+    combined = torch.einsum("cd,czyx->dzyx", torch.linalg.solve(root.mT, turn[:, :count]).to(parts), parts)
+    return Subspace(reference, [volume_grid(part, PADDING) for part in combined], (told @ turn[:, :count]).to(weight))
+
+
+def _differences(
+    structures: Iterable[Mixture], reference: Mixture, box: int, pixel_size: float
+) -> Iterator[Float[Tensor, "structure z y x"]]:
+    """The structures' maps less the reference's, in blocks."""
+    still = band_limited_map(reference, box, pixel_size)
+    for block in structures:
+        each = zip(block.center, block.amplitude, block.width, strict=True)
+        yield torch.stack([band_limited_map(Mixture(*one), box, pixel_size) - still for one in each])
+
+
+def components(
+    maps: Iterable[Float[Tensor, "_ z y x"]], tolerance: float, most: int | None = None
+) -> tuple[Float[Tensor, "component z y x"], Float[Tensor, "structure component"]]:
+    """The fewest components, at least one, that leave out at most `tolerance` of the maps' power; no more than `most`.
+
+    Map s is the sum over components c of weight[s, c] times part c, and the parts are orthonormal. The maps come in
+    blocks; beside a block only the directions found so far are held. Each block adds those that it needs, by principal
+    components of what the earlier ones leave of it, and in the end all of them are turned into the principal components
+    of the whole. So there may be a few more than without blocks, and `most` takes those of the first blocks first.
+    """
+    basis, rows, power, shape = None, [], 0.0, torch.Size()
+    for block in maps:
+        flat, shape = block.flatten(start_dim=1), block.shape[1:]
+        basis = flat.new_zeros(0, flat.shape[1]) if basis is None else basis
+        power += float(flat.double().square().sum())
+        known = flat @ basis.mT
+        left = flat - known @ basis
+        found = _directions(left, 0.5 * tolerance * float(flat.double().square().sum()))
+        found = found[: None if most is None else max(0, most - len(basis))]
+        found = found - (found @ basis.mT) @ basis  # once more, for rounding
+        found = found / found.norm(dim=1, keepdim=True).clamp(min=1e-30)
+        basis = torch.cat([basis, found])
+        rows.append(torch.cat([known, left @ found.mT], dim=1))
+    if basis is None:
+        raise ValueError("no maps")
+    if not len(basis):
+        return basis.new_zeros(1, *shape), basis.new_zeros(sum(map(len, rows)), 1)
+    weight = torch.cat([torch.nn.functional.pad(row, (0, len(basis) - row.shape[1])) for row in rows])
+    values, axes = torch.linalg.eigh((weight.mT @ weight).double())
+    left_out = power - values.flip(0).cumsum(0)
+    count = min(int((left_out > tolerance * power).sum()) + 1, len(values), most or len(values))
+    turn = axes.flip(1)[:, :count].to(weight)
+    return (turn.mT @ basis).unflatten(1, shape), weight @ turn
+
+
+def _directions(left: Float[Tensor, "structure voxel"], ignored: float) -> Float[Tensor, "component voxel"]:
+    """The fewest orthonormal directions that leave at most the power `ignored` of some rows."""
+    values, axes = torch.linalg.eigh((left @ left.mT).double())
+    values, axes = values.flip(0).clamp(min=0), axes.flip(1)
+    count = int((values.sum() - values.cumsum(0) + values > ignored).sum())  # of what is left before each
+    directions = axes[:, :count].mT.to(left) @ left
+    return directions / directions.norm(dim=1, keepdim=True).clamp(min=1e-30)
+
+
+def normal_equations(
+    grids: list[Complex[Tensor, "depth row column"]], batch: Batch
+) -> tuple[Float[Tensor, "image component"], Float[Tensor, "image component component"]]:
+    """Re<TP, X> and Re<TP, TP'> of the components' projections, T the transfer and X the image."""
+    predicted = _slices(grids, batch)
+    image = torch.view_as_real(batch.image.contiguous()).flatten(start_dim=1)
+    return torch.einsum("icp,ip->ic", predicted, image), predicted @ predicted.mT
+
+
+def _slices(grids: Iterable[Complex[Tensor, "depth row column"]], batch: Batch) -> Float[Tensor, "image component p"]:
+    """The components' projections under each image's pose and transfer; real and imaginary parts."""
+    slices = [batch.transfer * extract(grid, batch.rotation, batch.box, PADDING) for grid in grids]
+    return torch.view_as_real(torch.stack(slices, dim=1)).flatten(start_dim=2)
