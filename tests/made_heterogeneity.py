@@ -53,6 +53,7 @@ def write_arm_mask(path: Path, reach: float = 9.0) -> Path:
 def run(folder: Path, out: str = "out", files: dict[str, Path] | None = None, **changes) -> pd.DataFrame:
     """The stage with small networks; returns latent.csv."""
     small = {"latent_dim": 2, "epochs": 25, "batch": 32, "hidden": 64, "inputs": 12, "learning_rate": 5e-3}
+    small |= {"landmarks": 64, "em_rounds": 1}
     heterogeneity(
         particles=folder / "particles",
         consensus=folder / "consensus",

@@ -29,7 +29,7 @@ from tiny import BOX, PIXEL, molecule, white_noise_power
 RESOLUTION = 16.0
 ROUNDS = [Round(None, 1.5, 2 * RESOLUTION, None, "fixed"), Round(None, 2.0, None, 2e-3, "trainable")]
 ROUNDS += [Round(None, 1.0, None, 1e-3, "trainable", population=True)]
-LANDMARKS = 64
+LANDMARKS = 64  # enough to learn from; posteriors that keep their word want more
 SMALL: dict[str, Any] = {"batch": 32, "learning_rate": 4e-3, "checkpoint_seconds": 0.0}
 
 children = multiprocessing.get_context("forkserver")
@@ -46,14 +46,16 @@ def make_study_of(folder: Path, noise: float = 0.3, loss: str = "likelihood", he
     return make_study(band, LOSSES[loss], neutral, seen, {2 * RESOLUTION}, chosen)
 
 
-def make_model(study: Study, dropout: float = 0.0, second: bool = False, **changes) -> DeformableMixture:
+def make_model(
+    study: Study, dropout: float = 0.0, second: bool = False, landmarks: int = LANDMARKS, **changes
+) -> DeformableMixture:
     """Small networks that start at the principal components; `second`: a decoder of the arm beside the first."""
     neutral = molecule()
     design = single_design(
         gaussians=len(neutral), latent_dim=2, inputs=study.gradients.shape[0], hidden=32, layers=2, dropout=dropout,
         field=BOX * PIXEL, length=RESOLUTION, **changes,
     )  # fmt: skip
-    design = replace(design, landmarks=LANDMARKS)
+    design = replace(design, landmarks=landmarks)
     members = [torch.ones(len(neutral), dtype=torch.bool)]
     if second:
         first = design.decoders[0]

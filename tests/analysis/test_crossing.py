@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from gaussemble.analysis import crossing as crossing_stage
 from gaussemble.analysis import null
 from gaussemble.analysis.chance import gain
-from gaussemble.analysis.crossing import crossing
+from gaussemble.analysis.crossing import crossing, rigid_gain
 from gaussemble.analysis.following import motion_scores
-from gaussemble.analysis.shared import evidence_scores, read_latents, shared_of
+from gaussemble.analysis.shared import read_latents
 from gaussemble.errors import InputError
 from gaussemble.fit.heterogeneity import Options
+from gaussemble.fit.scratch import make_table
 from gaussemble.io.files import write_csv
 from gaussemble.io.store import open_store, write_particles
 from gaussemble.quantities import Map
@@ -23,7 +23,7 @@ from made_heterogeneity import make_inputs, run
 
 COUNT = 256
 SMALL = {"latent_dim": 1, "epochs": 12, "batch": 32, "hidden": 48, "inputs": 12, "learning_rate": 5e-3}
-SMALL |= {"resolution": 16.0, "amplitude": False}
+SMALL |= {"resolution": 16.0, "amplitude": False, "landmarks": 64, "em_rounds": 1}
 OTHER = {"even": "odd", "odd": "even"}
 
 
@@ -38,11 +38,6 @@ def cross(root: Path) -> pd.DataFrame:
     """Train both halves of a data set and cross them; returns latents.csv."""
     for half in OTHER:
         run(root / half, "main/heterogeneity", **SMALL)
-    return crossed(root)
-
-
-def crossed(root: Path) -> pd.DataFrame:
-    """Cross both halves, which are trained; returns latents.csv."""
     for half, other in OTHER.items():
         network = root / other / "main/heterogeneity"
         crossing(
@@ -76,19 +71,14 @@ def test_both_networks_read_the_angle_of_particles_that_one_never_saw(bending):
         assert found.mean > 1
 
 
-def test_of_many_particles_some_have_their_evidence_taken(bending, monkeypatch):
-    """Evenly from all, each as if it had been taken of all."""
-    root, table, _ = bending
-    monkeypatch.setattr(crossing_stage, "MOST", COUNT // 3)
-    some = crossed(root)
-    taken = np.isfinite(some["gain"].to_numpy())
-    for half in OTHER:
-        own = (some["half"] == half).to_numpy()
-        assert COUNT // 4 <= (taken & own).sum() <= COUNT // 3
-        assert np.diff(np.flatnonzero(taken[own])).max() <= 4
-    assert np.allclose(some["gain"][taken], table["gain"][taken], atol=0.02)  # of batches of other sizes, in float32
-    found = evidence_scores(shared_of(some, {half: np.ones(1) for half in OTHER}))
-    assert found["both"]["gain"] == pytest.approx(table["gain"].mean(), abs=4 * found["both"]["error"])
+def test_rigid_is_the_best_single_structure_for_all_together():
+    """The neutral mixture, which gains nothing, or the landmark of the highest sum."""
+    gains = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 0.0, 0.5], [0.5, -1.0, -0.5]], dtype=torch.float64)
+    table = make_table(3, (3,), float)
+    table.write(0, gains)
+    assert rigid_gain(table).tolist() == [0.5, 0.5, -0.5]
+    table.write(0, gains - 1)
+    assert rigid_gain(table).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_bend_is_the_same_motion_in_both_halves(bending):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "resources/demo_molecule.cif"
-BOX, PIXEL, SNR, GAUSSIANS, SAMPLES, SEED = 32, 8.0, 0.5, 128, 4, 0
+BOX, PIXEL, SNR, GAUSSIANS, SEED = 32, 8.0, 0.5, 128, 0
 BOUNDS = {  # MB: libraries and what a stage needs by itself, and bytes a particle on top
     "simulate": (900, 13_000),  # its images are in memory
     "particles": (900, 2500),
@@ -47,7 +47,7 @@ def commands(folder: Path, particles: int, epochs: int) -> dict[str, list[object
         "heterogeneity": [
             "--particles", made["particles"], "--consensus", made["consensus"], "--neutral",
             made["neutral"] / "mixture.npz", "--out", made["heterogeneity"], "--epochs", epochs, "--device", "cpu",
-            "--posterior-samples", SAMPLES,
+            "--em-rounds", 1,
         ],
         "latent": [
             "--latent", made["heterogeneity"] / "latent.csv", "--posteriors", made["heterogeneity"] / "posterior.npz",

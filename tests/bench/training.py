@@ -21,8 +21,10 @@ import torch
 from torch import nn
 
 from gaussemble.fit.band import open_band
+from gaussemble.fit.embedding import posteriors
 from gaussemble.fit.gradients import gradient_inputs, make_pooling
 from gaussemble.fit.losses import likelihood
+from gaussemble.fit.population import populate
 from gaussemble.fit.rounds import Round
 from gaussemble.fit.study import Study, batches, choose_held_out, make_study, shuffled, source
 from gaussemble.fit.training import TrainingOptions, encode_all, train
@@ -94,10 +96,13 @@ def whole(folder: Path, gaussians: int, epochs: float) -> dict[str, float]:
     history = train(model, study, TrainingOptions(), rounds)
     ends = history.groupby("round")["seconds"].max().tolist()
     start = time.perf_counter()
-    encode_all(model, study)
-    embed = time.perf_counter() - start
+    gains = populate(model, study, lambda: encode_all(model, study), 0)
+    compare = time.perf_counter() - start
+    posteriors(model, study.band, gains, 2, study.device)
+    embed = time.perf_counter() - start - compare
     coarse, fine = ends[0] / epochs, (ends[1] - ends[0]) / epochs
-    return {"prepare": before, "coarse": coarse, "fine": fine, "embed": embed, "megabytes": peak()}
+    times = {"prepare": before, "coarse": coarse, "fine": fine, "compare": compare, "embed": embed}
+    return times | {"megabytes": peak()}
 
 
 def stages(folder: Path, gaussians: int) -> dict[str, float]:
@@ -161,10 +166,13 @@ def print_tables(folder: Path, quick: bool) -> None:
     )
     print("\n| | s for 10,000 particles | particles/s |\n|---|---|---|")
     names = {"prepare": "before training", "coarse": "epoch at half the resolution", "fine": "epoch in the whole band"}
-    for key, name in (names | {"embed": "embedding by the encoder"}).items():
+    names |= {"compare": "comparing with 512 landmarks", "embed": "posteriors"}
+    for key, name in names.items():
         print(f"| {name} | {scale * timed[key]:.2f} | {count / timed[key]:.0f} |")
     total = scale * (timed["prepare"] + 6 * timed["coarse"] + 9 * timed["fine"])
     print(f"| 15 epochs, with what comes before | {total:.0f} | |")
+    total += scale * (4 * (timed["compare"] + 3 * timed["fine"]) + timed["compare"] + timed["embed"])
+    print(f"| the same with 4 rounds of the population, and posteriors | {total:.0f} | |")
 
     parts = child("stages", folder / "large", GAUSSIANS)
     step = 9 / 10 * count / round(9 / 10 * count / 64)

@@ -81,8 +81,19 @@ def called(folder: Path, out: Path, *options: str) -> tuple[list[str], dict[str,
     files = ["--particles", folder / "particles", "--consensus", folder / "consensus"]
     files += ["--neutral", folder / "mixture.npz", "--out", out, "--checkpoint", out / "checkpoints" / "a.pt"]
     settings = ["--epochs", "4", "--hidden", "32", "--latent-dim", "2", "--inputs", "12", "--resolution", "16"]
-    settings += ["--device", "cpu", "--batch", "32", "--checkpoint-seconds", "0", *options]
-    command = [sys.executable, "-m", "gaussemble", "heterogeneity", *map(str, files), *settings]
+    settings += [
+        "--device",
+        "cpu",
+        "--batch",
+        "32",
+        "--checkpoint-seconds",
+        "0",
+        "--landmarks",
+        "64",
+        "--em-rounds",
+        "1",
+    ]
+    command = [sys.executable, "-m", "gaussemble", "heterogeneity", *map(str, files), *settings, *options]
     return command, os.environ | {"PYTHONPATH": str(ROOT / "workflow"), "OMP_NUM_THREADS": "1"}
 
 

@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from gaussemble.fit.embedding import embed
 from gaussemble.fit.posterior import observability
 from gaussemble.fit.rounds import Round
-from gaussemble.fit.training import TrainingOptions, encode_all, train
+from gaussemble.fit.training import TrainingOptions, train
 from gaussemble.io.posteriors import read_posteriors
 from made_heterogeneity import make_inputs, run
 from made_training import RESOLUTION, make_model, make_study_of
@@ -29,9 +29,9 @@ def study(tmp_path_factory):
 
 @pytest.mark.parametrize("encoder", ["gradient", "image", "both"])
 def test_every_encoder_finds_the_bend(study, encoder):
-    """By itself, without refinement of its latents."""
+    """Landmarks at its latents, without rounds of the population or refinement."""
     folder, angle = study
-    table = run(folder, encoder, encoder=encoder, epochs=20, refine_steps=0, posterior_samples=0)
+    table = run(folder, encoder, encoder=encoder, epochs=20, em_rounds=0, refine_steps=0)
     found = cross_val_predict(KNeighborsRegressor(10), table[["z1", "z2"]].to_numpy(), angle.numpy())
     # cross-validated, so that chance is below zero; what is left is a mean error of 7 degrees of +-34
     assert r2_score(angle.numpy(), found) > 0.85
@@ -58,10 +58,10 @@ def test_stated_deviations_hold_with_a_trained_decoder(tmp_path, generator):
     """
     _, angle = make_store(tmp_path, 1600, 0.2, generator)
     study = make_study_of(tmp_path, 0.2)
-    model, options = make_model(study), TrainingOptions(batch=32, learning_rate=4e-3)
+    model, options = make_model(study, landmarks=512), TrainingOptions(batch=32, learning_rate=4e-3)
     rounds = [Round(None, 6.0, 2 * RESOLUTION, None, "fixed"), Round(None, 8.0, None, None, "fixed")]
     train(model, study, options, rounds, None)
-    posterior, prior = embed(model, study, encode_all(model, study), options.prior, 3, 16)
+    posterior, prior = embed(model, study, 3, 0)
 
     def powers(z):
         return torch.stack([z[:, 0] ** i * z[:, 1] ** j for i in range(5) for j in range(5 - i)], dim=1)
