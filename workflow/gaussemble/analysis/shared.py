@@ -166,8 +166,8 @@ def evidence_scores(shared: Shared) -> dict[str, Any]:
     Each has gain, error (standard error), probability (one-sided, of so much where nothing varies), beyond_chance.
     """
     found = {}
-    taken = np.isfinite(shared.gain)  # of many particles a part is enough (`crossing`)
-    for name, rows in {"even": taken & shared.half, "odd": taken & ~shared.half, "both": taken}.items():
+    every = np.ones(len(shared.half), bool)
+    for name, rows in {"even": shared.half, "odd": ~shared.half, "both": every}.items():
         each = gain(shared.gain[rows], shared.particle[rows])
         found[name] = {
             "gain": each.mean,
