@@ -135,3 +135,6 @@ def test_only_a_direction_along_which_particles_vary_is_borne_out():
     expected = 0.5 * (4 * (1 + 0.25) - 1 - np.log(5))  # KL of N(0, 1.25) from N(0, 0.25), in nats
     assert real["gain"] == pytest.approx(expected, abs=4 * real["error"])
     assert spurious["gain"] < 0.01 + 3 * spurious["error"]
+    # a direction that leans to the axis which nobody uses is the used one all the same
+    leaning = direction_gain(population, others, np.array([2.0, 0.5]))
+    assert leaning["gain"] == pytest.approx(expected, abs=0.1 + 4 * real["error"])

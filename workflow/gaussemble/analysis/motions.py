@@ -41,6 +41,7 @@ from gaussemble.io.posteriors import Posteriors, read_posteriors
 from gaussemble.model.heterogeneity import DeformableMixture, load_model
 
 STILL = 1e-9
+UNUSED = 0.05  # of the mean variance of latents: an axis with less is one that no particle uses
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,9 @@ def direction_gain(
     """Nats a particle that a spread along one direction adds for particles that the network never saw.
 
     The evidence under the normal distribution C of the network's own half, less that under the one without the
-    direction t, `C - t tᵀ / (tᵀ C⁻¹ t)`, where particles do not differ along it.
+    direction t, `C - t tᵀ / (tᵀ C⁻¹ t)`, where particles do not differ along it. Of t counts what lies along axes that
+    particles use: along another no spread is possible, so that a direction which leans to it would seem to have none.
+    One that lies mostly along axes that no particle uses has none.
 
     Args:
         population: the latents of the network's own half.
@@ -233,8 +236,14 @@ def direction_gain(
         particle: number of each row of `others`, where rows may be copies of one.
     """
     unit = direction.astype(float) / max(float(np.linalg.norm(direction)), STILL)
-    strength = 1 / float(unit @ np.linalg.solve(population.covariance, unit))
-    without = population.covariance - (1 - 1e-4) * strength * np.outer(unit, unit)
+    variance, axes = np.linalg.eigh(population.covariance)
+    used = variance > UNUSED * variance.mean()
+    along = axes[:, used].T @ unit
+    if along @ along < 0.5:
+        return {"gain": 0.0, "error": 0.0}
+    strength = 1 / float((along**2 / variance[used]).sum())
+    along = axes[:, used] @ along
+    without = population.covariance - (1 - 1e-4) * strength * np.outer(along, along)
     found = gain(log_evidence(others, population) - log_evidence(others, Normal(population.mean, without)), particle)
     return {"gain": found.mean, "error": found.error}
 
