@@ -35,7 +35,7 @@ NEEDS = {
 AROUND = 9  # epochs that take as long as what comes before and after those of a training
 COMPARED = 4  # epochs that take as long as comparing all particles with the landmarks
 EMBEDDED = 7  # the same of embedding by another half's network
-LANDMARKS, WIDEST = 2600, 96  # bytes a voxel that the landmarks' components take, in a box of at most so many pixels
+LANDMARKS, MOST = 4000, 2200  # bytes a voxel that the landmarks' components take, and MB at most
 HALF_MAP = 48  # bytes a voxel that the sums of one half-map take, zero-padded
 BATCH_PIXEL = 3000  # bytes a pixel that a batch of particles takes for each class that it is compared with
 GPU = 4000  # MB of the machine's own memory that a process with a GPU takes for CUDA's libraries
@@ -55,7 +55,7 @@ def megabytes(stage, size, gpus=0, memory=4.0):
     if stage == "latent" and size.classes:
         found += megabytes_of_classes(size)
     if stage in ("heterogeneity", "crossing"):
-        found += LANDMARKS * min(size.box, WIDEST) ** 3 / 1e6
+        found += min(MOST, LANDMARKS * size.box**3 / 1e6)
         found = max(1, gpus) * (found + 0.1 * size.gaussians)
     return math.ceil((OVERHEAD + GPU * gpus + SPARE_MEMORY * found) / 100) * 100
 

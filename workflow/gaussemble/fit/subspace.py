@@ -25,8 +25,9 @@ from gaussemble.quantities import Mixture
 
 LEFT_OUT = 0.1  # nats by which a structure and what the components make of it may differ, in the mean,
 SHARE = 0.01  # and of what it differs from the reference by
-MOST = 64  # components; they cost memory and time
-TRIED = 2 * MOST  # directions of maps from which they are made
+MOST = 128  # components; they cost time, and
+MEMORY = 1.5e9  # bytes that their padded transforms may take
+TRIED = 2  # times as many directions of maps, from which they are made
 FINEST = 1e-3  # share of the maps' power that these may leave out
 WIDEST = 96  # pixels of the box to which structures are compared: memory grows with its cube
 BLOCK = 32  # maps held at a time
@@ -67,7 +68,8 @@ def subspace_of(structures: Iterable[Mixture], reference: Mixture, batch: Batch)
         batch: some particles, for what is seen, and for the box and the pixel size of what is compared.
     """
     seen = narrowed(batch)
-    parts, weight = components(_differences(structures, reference, seen.box, seen.pixel_size), FINEST, TRIED)
+    most = max(1, min(MOST, int(MEMORY / (4 * (PADDING * seen.box) ** 3))))
+    parts, weight = components(_differences(structures, reference, seen.box, seen.pixel_size), FINEST, TRIED * most)
     gram = torch.stack([slices @ slices.mT for slices in _slices((volume_grid(part, PADDING) for part in parts), seen)])
     values, axes = torch.linalg.eigh(gram.double().mean(0))
     root = axes * values.clamp(min=1e-9 * float(values.max()) + 1e-30).sqrt()
@@ -75,7 +77,7 @@ def subspace_of(structures: Iterable[Mixture], reference: Mixture, batch: Batch)
     power, turn = torch.linalg.eigh(told.mT @ told / len(told))
     power, turn = power.flip(0).clamp(min=0), turn.flip(1)
     allowed = min(2 * LEFT_OUT, SHARE * float(power.sum()))
-    count = min(int((power.sum() - power.cumsum(0) > allowed).sum()) + 1, len(power), MOST)
+    count = min(int((power.sum() - power.cumsum(0) > allowed).sum()) + 1, len(power), most)
     combined = torch.einsum("cd,czyx->dzyx", torch.linalg.solve(root.mT, turn[:, :count]).to(parts), parts)
     return Subspace(reference, [volume_grid(part, PADDING) for part in combined], (told @ turn[:, :count]).to(weight))
 
