@@ -119,14 +119,25 @@ def test_landmarks_are_drawn_again_near_those_that_are_needed(generator):
     model = ArmModel(single_design(latent_dim=2, **SIZES), molecule()).eval()
     place = torch.cat([torch.randn(64, 2, generator=generator), 30 + torch.randn(64, 2, generator=generator)])
     at_landmarks(model, place, torch.cat([torch.full((64,), 0.9 / 64), torch.full((64,), 0.1 / 64)]))
-    again = drawn_again(model, generator)
+    between, again = spacing(model), drawn_again(model, generator)
     assert 0.8 < float((again.norm(dim=1) < 15).float().mean()) < 0.98
     apart = torch.cdist(again, place).min(1).values
-    assert float(apart.median()) < 2 * float(spacing(place).median())
+    assert float(apart.median()) < 2 * float(between.median())
     assert float(torch.cdist(again, again).fill_diagonal_(9).min()) > 0  # no two at one place
     whole = population(model)
     assert torch.allclose(whole.mean, torch.full((2,), 3.0), atol=0.5)
     assert float(whole.covariance[0, 0]) == pytest.approx(900 * 0.09 + 1, rel=0.1)
+
+
+def test_landmarks_that_have_come_to_one_place_part_again(generator):
+    model = ArmModel(single_design(latent_dim=2, **SIZES), molecule()).eval()
+    at_landmarks(model, torch.full((64, 2), 5.0), torch.cat([torch.ones(1), torch.zeros(63)]))
+    for _ in range(3):
+        model.landmark = drawn_again(model, generator)
+    assert float(model.landmark.std(0).min()) > 0.01  # the floor is 0.05 x 0.3
+    one = torch.zeros(2, 64)
+    one[:, 0] = 200.0  # a particle that is sure of its landmark
+    assert float(torch.linalg.eigvalsh(moments(model, one)[0].covariance).min()) > 1e-4
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.15, 0.3, 0.45])

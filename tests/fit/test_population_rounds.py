@@ -41,7 +41,8 @@ def test_unseen_particles_gain_and_the_encoder_rests(folder, capsys):
     assert any(not torch.equal(after[name], before[name]) for name in after if name.startswith("decoders."))
     assert float(model.landmark_share.sum()) == pytest.approx(1, abs=1e-5)
     nats = said(capsys.readouterr().err)
-    assert nats[-1] > nats[0] + 0.05
+    assert len(nats) >= 3
+    assert nats[-1] > nats[0]
     assert all(later > earlier for earlier, later in itertools.pairwise(nats[:-1]))
     assert (history["learning_rate"] <= SMALL["learning_rate"] / 2).all()
     # what is left in the model is what the evidence was taken of
@@ -89,11 +90,12 @@ def test_a_rise_must_be_more_than_chance(generator):
     assert not rises(before, before + noise + 0.09)
     assert not rises(before, before - 1)
     assert not rises(before, before)
+    assert not rises(torch.zeros(1), torch.ones(1))  # of one particle nothing is sure
 
 
 def test_rounds_take_up_what_the_last_one_trained():
     last = Round(("main",), 4.0, 20.0, 1e-3, "trainable")
     found = population_rounds(last, 2, 3, 5e-3)
-    assert found == [Round(("main",), 3.0, 20.0, 5e-4, "trainable", population=True)] * 2
+    assert found == [Round(("main",), 3.0, None, 5e-4, "trainable", population=True)] * 2
     assert population_rounds(Round(), 1, 3, 5e-3)[0].learning_rate == 2.5e-3
     assert population_rounds(Round(), 0, 3, 5e-3) == []

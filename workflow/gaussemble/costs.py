@@ -32,7 +32,7 @@ NEEDS = {
     "agreement": Need(600, 100, 3500, 10, 0, 0, 0),
     "truth": Need(900, 100, 500, 10, 5, 500, 500),
 }
-AROUND = 9  # epochs that take as long as what comes before and after those of a training
+AROUND, BESIDE = 9, 6  # epochs that take as long as what comes before and after those of a training, or classes' passes
 COMPARED = 4  # epochs that take as long as comparing all particles with the landmarks
 EMBEDDED = 7  # the same of embedding by another half's network
 LANDMARKS, MOST = 4000, 2200  # bytes a voxel that the landmarks' components take, and MB at most
@@ -86,7 +86,7 @@ def seconds(stage, size, processes=1):
 def epochs(stage, size):
     """Passes over the particles, each as long as an epoch of a training."""
     if stage == "latent":  # of each class; twice as many are moved and compared first, and those that are left again
-        return AROUND + size.classes * (size.epochs + 4) if size.classes else 0
+        return BESIDE + size.classes * (size.epochs + 4) if size.classes else 0
     return {"heterogeneity": AROUND + size.epochs, "crossing": EMBEDDED}.get(stage, 0)
 
 

@@ -41,7 +41,7 @@ from gaussemble.io.posteriors import Posteriors, read_posteriors
 from gaussemble.model.heterogeneity import DeformableMixture, load_model
 
 STILL = 1e-9
-UNUSED = 0.05  # of the mean variance of latents: an axis with less is one that no particle uses
+UNUSED = 0.05  # of the mean variance of latents: with less, and less than images could tell, no particle uses an axis
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,8 @@ def direction_gain(
     """
     unit = direction.astype(float) / max(float(np.linalg.norm(direction)), STILL)
     variance, axes = np.linalg.eigh(population.covariance)
-    used = variance > UNUSED * variance.mean()
+    told = variance * np.einsum("iu,ij,ju->u", axes, others.precision.mean(0), axes)
+    used = (variance > UNUSED * variance.mean()) | (told > 1)
     along = axes[:, used].T @ unit
     if along @ along < 0.5:
         return {"gain": 0.0, "error": 0.0}

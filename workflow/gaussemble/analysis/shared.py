@@ -56,6 +56,8 @@ def read_latents(even: Path, odd: Path) -> tuple[pd.DataFrame, dict[str, np.ndar
         crossed = read_csv(path, ["particle", "z1", "gain"])
         if not np.array_equal(crossed["particle"], own[half]["particle"]):
             raise InputError(f"{path}: not the particles of {folder / 'heterogeneity'}; run the stage crossing again")
+        if not np.isfinite(crossed["gain"]).all():
+            raise InputError(f"{path}: particles without a gain, as an earlier version left them; run crossing again")
         named = pd.DataFrame({"particle": own[half]["particle"], "half": half})
         columns = [_renamed(own[half], half), _renamed(crossed, other), crossed[["gain"]]]
         parts.append(pd.concat([named, *columns], axis=1))

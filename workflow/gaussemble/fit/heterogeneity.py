@@ -130,7 +130,7 @@ class Options(TrainingOptions):
     landmarks: int = Field(
         default=512,
         ge=2,
-        le=32767,
+        le=4096,
         description="Points of latent space that stand for the distribution of all particles, and of each one's "
         "posterior.",
     )
@@ -139,7 +139,7 @@ class Options(TrainingOptions):
         ge=0,
         description="At most so many rounds of expectation maximisation after those of the encoder: landmarks and "
         "posteriors, then em_epochs of the decoders at latents drawn from them; fewer where held-out particles no "
-        "longer gain.",
+        "longer gain, and none with the loss frc.",
     )
     em_epochs: int = Field(default=3, ge=1, description="Passes over the particles in each of them.")
     refine_steps: int = Field(
@@ -203,6 +203,8 @@ def make_rounds(options: Options, decoders: Sequence[DecoderOptions], finest: fl
         rounds = given_rounds(options.rounds, decoders, finest)
     else:
         rounds = default_rounds(options.epochs, options.coarse_epochs, decoders, finest)
+    if options.loss != "likelihood":  # posteriors are by the likelihood, and so must be what follows from them
+        return rounds
     return rounds + population_rounds(rounds[-1], options.em_rounds, options.em_epochs, options.learning_rate)
 
 

@@ -5,9 +5,9 @@ distribution. Under landmarks z_k with shares s_k it is a table of numbers,
 
     p(k | image) = s_k p(image | z_k) / sum_l s_l p(image | z_l),
 
-exact but for their spacing; and the shares that make the particles likeliest are the distribution of latents without
-any assumption of its form (Laird 1978; in generative topographic mapping, Bishop, Svensen & Williams 1998, the places
-are a grid). All particles are compared with all landmarks' structures by `fit.subspace`.
+exact but for their spacing and for what `fit.subspace`, which compares all particles with all landmarks' structures,
+leaves out; and the shares that make the particles likeliest are the distribution of latents without any assumption of
+its form (Laird 1978; in generative topographic mapping, Bishop, Svensen & Williams 1998, the places are a grid).
 
 The landmarks come from the encoder's latents first; each time they are used again, they are drawn anew by their shares,
 a little apart from where they were, so that many stand where many particles are. They are part of the model.
@@ -36,6 +36,7 @@ SHARING = 40  # steps of expectation maximisation for the shares; many more woul
 SAMPLE = 20_000  # training particles, evenly from all, that decide on the shares
 RAREST = 1e-9  # share of a landmark that no particle is near
 NEIGHBOURS = 5  # that tell how far apart landmarks are
+CLOSEST = 0.05  # of the noise on latents in training: landmarks are never taken to be closer
 APART = 0.5  # of that distance: how far from its place a landmark is drawn again (standard deviation)
 
 
@@ -68,7 +69,7 @@ def populate(
 def drawn_from(
     model: DeformableMixture, latent: Float[Tensor, "image latent"], generator: torch.Generator
 ) -> Float[Tensor, "landmark latent"]:
-    """Places: the latents of some particles, as uncertain as training took them to be."""
+    """Places: the latents of some particles, with the noise that is learnt (or that it begins with)."""
     count = len(model.landmark)
     rows = torch.cat([torch.randperm(len(latent), generator=generator) for _ in range(-(-count // len(latent)))])
     noise = torch.randn(count, model.latent_dim, generator=generator)
@@ -77,17 +78,24 @@ def drawn_from(
 
 def drawn_again(model: DeformableMixture, generator: torch.Generator) -> Float[Tensor, "landmark latent"]:
     """Places near those of landmarks that are drawn by their shares."""
-    place, portion = model.landmark.cpu(), model.landmark_share.cpu()
+    place, portion, width = model.landmark.cpu(), model.landmark_share.cpu(), spacing(model)
     kept = torch.multinomial(portion, len(place), replacement=True, generator=generator)
     noise = torch.randn(place.shape, generator=generator)
-    return place[kept] + spacing(place)[kept, None] * noise
+    return place[kept] + width[kept, None] * noise
 
 
-def spacing(place: Float[Tensor, "landmark latent"]) -> Float[Tensor, " landmark"]:
-    """How far each landmark may be moved along an axis: a part of the way to its neighbours."""
-    apart = torch.cdist(place, place).fill_diagonal_(torch.inf)
+def spacing(model: DeformableMixture) -> Float[Tensor, " landmark"]:
+    """How far each landmark may be moved along an axis: a part of the way to its neighbours.
+
+    Never less than a part of what training took latents to be uncertain by, so that landmarks which have all come to
+    one place can part again.
+    """
+    place = model.landmark.cpu()
+    exact = "donot_use_mm_for_euclid_dist"
+    apart = torch.cdist(place, place, compute_mode=exact).fill_diagonal_(torch.inf)
     nearest = apart.topk(min(NEIGHBOURS, len(place) - 1), largest=False).values.mean(1)
-    return APART * nearest / place.shape[1] ** 0.5
+    least = CLOSEST * float(model.encoder.deviation.detach().min())
+    return (APART * nearest / place.shape[1] ** 0.5).clamp(min=least)
 
 
 @torch.no_grad()
@@ -97,9 +105,9 @@ def compared(model: DeformableMixture, band: Band) -> Table:
     On disk, since it grows with the particles; processes that work together share it. Computed on the CPU.
     """
     model.eval()
-    structures = (model.decode(place).to("cpu") for place in model.landmark.split(BLOCK))
+    structures = (model.decode(place) for place in model.landmark.split(BLOCK))
     sample = band.batch(torch.linspace(0, len(band) - 1, min(SEEN, len(band))).long())
-    subspace = subspace_of(structures, model.neutral.to("cpu"), sample)
+    subspace = subspace_of(structures, model.neutral, sample)
     table = make_table(len(band), (len(model.landmark),), np.float32)
     own = share(len(band))
     total = -(-(own.stop - own.start) // BATCH)
@@ -146,7 +154,7 @@ def population(model: DeformableMixture) -> Prior:
     place, portion = model.landmark.cpu().double(), model.landmark_share.cpu().double()
     mean = portion @ place
     offset = place - mean
-    width = (portion @ spacing(place).square()) * torch.eye(place.shape[1], dtype=torch.float64)
+    width = (portion @ spacing(model).double().square()) * torch.eye(place.shape[1], dtype=torch.float64)
     return Prior(mean.float(), ((portion[:, None] * offset).T @ offset + width).float())
 
 
@@ -155,11 +163,13 @@ def moments(
 ) -> tuple[Posterior, Float[Tensor, "image latent"], Float[Tensor, " image"]]:
     """Mean and covariance of posteriors over landmarks, the most probable one, and how many are probable.
 
-    That number is one over the sum of the squared probabilities.
+    Each landmark is as wide as it may be moved (`spacing`). Their number is one over the sum of squared probabilities.
     """
     place, chance = model.landmark.cpu().double(), probability(model, gains)
     mean = chance @ place
     outer = (place[:, :, None] * place[:, None, :]).flatten(start_dim=1)
     covariance = (chance @ outer).unflatten(1, (place.shape[1],) * 2) - mean[:, :, None] * mean[:, None, :]
+    own = (chance @ spacing(model).double().square())[:, None, None]
+    covariance = covariance + own * torch.eye(place.shape[1], dtype=torch.float64)
     most = place[chance.argmax(1)].float()
     return Posterior(mean.float(), covariance.float()), most, 1 / chance.square().sum(1).float()

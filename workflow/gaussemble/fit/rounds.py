@@ -47,14 +47,14 @@ def default_rounds(epochs: int, coarse_epochs: float, decoders: Sequence[Decoder
 
 
 def population_rounds(last: Round, count: int, epochs: int, learning_rate: float) -> list[Round]:
-    """Rounds after the last of the others: what it trains, at latents drawn from the particles' own posteriors.
+    """Rounds after the last of the others: what it trains, in the whole band, at latents drawn from posteriors.
 
     Each is a step of expectation maximisation (Wei & Tanner 1990, for draws): landmarks and posteriors first, then so
     many epochs. A decoder beside an encoder learns at latents that are all as uncertain along each axis, whatever a
     particle's view and noise; here it learns at those at which the particle may truly be.
     """
     rate = GENTLER * (last.learning_rate or learning_rate)
-    return [replace(last, epochs=float(epochs), learning_rate=rate, population=True)] * count
+    return [replace(last, epochs=float(epochs), resolution=None, learning_rate=rate, population=True)] * count
 
 
 def finest_of(decoders: Sequence[DecoderOptions], names: Sequence[str] | None, finest: float) -> float:

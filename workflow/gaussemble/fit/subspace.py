@@ -21,6 +21,7 @@ from torch import Tensor
 from gaussemble.fit.band import Batch
 from gaussemble.physics.backprojection import extract, volume_grid
 from gaussemble.physics.band_limited import band_limited_map
+from gaussemble.progress import say
 from gaussemble.quantities import Mixture
 
 LEFT_OUT = 0.1  # nats by which a structure and what the components make of it may differ, in the mean,
@@ -41,14 +42,14 @@ class Subspace:
     reference: Mixture
     grids: list[Complex[Tensor, "depth row column"]]  # `volume_grid` of each component
     weight: Float[Tensor, "structure component"]
+    squares: Float[Tensor, "structure products"]  # of two weights
 
     def gains(self, batch: Batch) -> Float[Tensor, "image structure"]:
         """By how many nats each structure makes each image likelier than the reference does."""
         seen = narrowed(batch)
         left = replace(seen, image=seen.image - seen.predict(self.reference))
         cross, gram = normal_equations(self.grids, left)
-        squares = self.weight[:, :, None] * self.weight[:, None, :]
-        return cross @ self.weight.mT - 0.5 * gram.flatten(start_dim=1) @ squares.flatten(start_dim=1).mT
+        return cross @ self.weight.mT - 0.5 * gram.flatten(start_dim=1) @ self.squares.mT
 
 
 def narrowed(batch: Batch) -> Batch:
@@ -63,9 +64,9 @@ def subspace_of(structures: Iterable[Mixture], reference: Mixture, batch: Batch)
     matrix of their projections, so that a small part which every view shows well is not left out beside a large one.
 
     Args:
-        structures: in blocks (structure, gaussian), one block at a time in memory.
-        reference: a single mixture that they do not differ from by much.
-        batch: some particles, for what is seen, and for the box and the pixel size of what is compared.
+        structures: in blocks (structure, gaussian), one block at a time in memory; on any device.
+        reference: a single mixture that they do not differ from by much, on the same.
+        batch: some particles, on the CPU, for what is seen, and for the box and the pixel size of what is compared.
     """
     seen = narrowed(batch)
     most = max(1, min(MOST, int(MEMORY / (4 * (PADDING * seen.box) ** 3))))
@@ -79,7 +80,12 @@ def subspace_of(structures: Iterable[Mixture], reference: Mixture, batch: Batch)
     allowed = min(2 * LEFT_OUT, SHARE * float(power.sum()))
     count = min(int((power.sum() - power.cumsum(0) > allowed).sum()) + 1, len(power), most)
     combined = torch.einsum("cd,czyx->dzyx", torch.linalg.solve(root.mT, turn[:, :count]).to(parts), parts)
-    return Subspace(reference, [volume_grid(part, PADDING) for part in combined], (told @ turn[:, :count]).to(weight))
+    weight = (told @ turn[:, :count]).to(weight)
+    if float(power[count:].sum()) > allowed:
+        left_out = 0.5 * float(power[count:].sum())
+        say(f"structures are compared by {count} components, which leave out {left_out:.2g} nats in the mean")
+    squares = (weight[:, :, None] * weight[:, None, :]).flatten(start_dim=1)
+    return Subspace(reference.to("cpu"), [volume_grid(part, PADDING) for part in combined], weight, squares)
 
 
 def _differences(
@@ -89,7 +95,7 @@ def _differences(
     still = band_limited_map(reference, box, pixel_size)
     for block in structures:
         each = zip(block.center, block.amplitude, block.width, strict=True)
-        yield torch.stack([band_limited_map(Mixture(*one), box, pixel_size) - still for one in each])
+        yield torch.stack([band_limited_map(Mixture(*one), box, pixel_size) - still for one in each]).cpu()
 
 
 def components(

@@ -47,13 +47,16 @@ SURE = 2.0  # standard errors by which a round of the population must make unsee
 class TrainingOptions(StageOptions):
     """Options of the training loop."""
 
-    epochs: int = Field(default=15, ge=1, description="Passes over the particles.")
+    epochs: int = Field(default=15, ge=1, description="Passes over the particles, before those of em_rounds.")
     coarse_epochs: float = Field(
         default=0.4, ge=0, le=1, description="Share of the epochs, from the first, that compare at half the resolution."
     )
     batch: int = Field(default=64, ge=1, description="Particles a step, of all processes together.")
     learning_rate: float = Field(
-        default=2e-3, gt=0, description="Highest rate: each round warms up to it, the last one falls as a cosine."
+        default=2e-3,
+        gt=0,
+        description="Highest rate: each round warms up to it; the last one falls as a cosine, and each of em_rounds "
+        "from half of it.",
     )
     gradient_limit: float = Field(
         default=100.0, gt=0, description="Norm to which a step's gradient is cut; stops a single bad batch."
@@ -184,7 +187,8 @@ def train(
         model: on the study's device.
         study: with a baseline for each round's resolution.
         options: see there.
-        rounds: in their order; each warms up to its own learning rate, the last one comes down from it.
+        rounds: in their order; each warms up to its own learning rate, those of the population, or else the last one,
+            and the last one before them come down from it.
         checkpoint: where the training is written down every so often and when SIGTERM or SIGINT ends it, and taken up
             where such a file is there; whoever calls removes it when its results are safe.
 
@@ -209,6 +213,8 @@ def train(
             epoch = plan[course.epoch]
             settings = epoch.settings
             begins = course.step == 0 == epoch.first
+            if settings.population and begins:
+                save()  # comparing all particles takes its time, and a signal may not wait for it
             if settings.population and begins and not begin_of_population(course, model, study, epoch, options.seed):
                 course.epoch = len(plan)
                 break
@@ -334,21 +340,27 @@ def begin_of_population(course: Course, model: DeformableMixture, study: Study, 
     course.drawn = drawn(model, gains, math.ceil(epoch.settings.epochs), seed + epoch.number)
     loss, _ = held_out_loss(model, study, epoch.settings, [], course.drawn)
     if not math.isnan(loss):
-        course.best_loss, course.best_epoch, course.best = loss, epoch.number - 1, weights(model)
+        course.best_loss, course.best = loss, weights(model)
     return True
 
 
 def unseen_evidence(model: DeformableMixture, study: Study, gains: Table) -> Float[Tensor, " unseen"]:
-    """Nats over the neutral mixture of each particle that is kept from training, or of all if none is."""
+    """Nats over the neutral mixture of each particle that is kept from training, or of all if none is.
+
+    Copies of a particle share its noise and are one.
+    """
     chosen = torch.nonzero(study.held_out).flatten()
     chosen = chosen if len(chosen) else torch.arange(len(study))
-    return torch.cat([evidence(model, gains.read(rows)) for rows in chosen.split(READ)])
+    found = torch.cat([evidence(model, gains.read(rows)) for rows in chosen.split(READ)])
+    numbers, own = torch.unique(study.band.particles.particle[chosen], return_inverse=True)
+    total = torch.zeros(len(numbers), dtype=found.dtype).index_add(0, own, found)
+    return total / torch.bincount(own)
 
 
 def rises(before: Float[Tensor, " unseen"], after: Float[Tensor, " unseen"]) -> bool:
     """Whether numbers are higher on average, beyond chance."""
     rise = after - before
-    return float(rise.mean()) > SURE * float(rise.std()) / len(rise) ** 0.5
+    return len(rise) > 1 and float(rise.mean()) > SURE * float(rise.std()) / len(rise) ** 0.5
 
 
 def weights(model: DeformableMixture) -> dict[str, Tensor]:
