@@ -28,7 +28,7 @@ from tiny import BOX, PIXEL, molecule, white_noise_power
 
 RESOLUTION = 16.0
 ROUNDS = [Round(None, 1.5, 2 * RESOLUTION, None, "fixed"), Round(None, 2.0, None, 2e-3, "trainable")]
-ROUNDS += [Round(None, 1.0, None, 1e-3, "trainable", population=True)]
+ROUNDS += 2 * [Round(None, 1.0, None, 1e-3, "trainable", population=True)]
 LANDMARKS = 64  # enough to learn from; posteriors that keep their word want more
 SMALL: dict[str, Any] = {"batch": 32, "learning_rate": 4e-3, "checkpoint_seconds": 0.0}
 

@@ -211,7 +211,7 @@ def test_sigterm_leaves_a_checkpoint_and_143(folder, tmp_path, alone):
 @pytest.mark.slow
 def test_dropout_too_is_the_same_after_a_restart(folder, tmp_path, alone):
     expected = trained(folder, dropout=0.3)
-    assert not np.allclose(expected[0]["loss"], alone[0]["loss"])
+    assert not np.allclose(expected[0]["loss"][:5], alone[0]["loss"][:5])
     checkpoint, results = tmp_path / "training.pt", tmp_path / "results.pt"
     child = start(folder, results, checkpoint=checkpoint, dropout=0.3)
     while child.is_alive() and not checkpoint.exists():
@@ -228,11 +228,11 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(folder, tmp_path, capsys
     first, _, _ = trained(folder, checkpoint=checkpoint)
     assert checkpoint.exists()
     again, _, _ = trained(folder, checkpoint=checkpoint)
-    assert "going on after epoch 5, step 0" in capsys.readouterr().err
+    assert "going on after epoch 6, step 0" in capsys.readouterr().err
     pd.testing.assert_frame_equal(first, again)
     other, _, _ = trained(folder, checkpoint=checkpoint, noise=0.1)
     assert "a checkpoint of other options, particles or code; training begins anew" in capsys.readouterr().err
-    assert not np.allclose(other["loss"], first["loss"])
+    assert not np.allclose(other["loss"][:5], first["loss"][:5])
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     trained(folder, [Round(epochs=0.2)], checkpoint=checkpoint)
     assert "the checkpoint cannot be read" in capsys.readouterr().err
