@@ -29,7 +29,7 @@ from gaussemble.io.relion import interpret
 from gaussemble.io.star import read_star
 from gaussemble.io.states import States, read_states
 from gaussemble.io.store import ImageStore, open_store, write_store
-from gaussemble.physics.backprojection import volume_grid
+from gaussemble.physics.backprojection import volume_grids
 from gaussemble.physics.projection import project
 from gaussemble.physics.rotations import euler_to_matrix
 from gaussemble.prepare import simulate as simulation
@@ -133,7 +133,7 @@ def test_parts_of_the_states_are_compared_as_their_projections(store, states):
     parts, _ = states.components()
     maps, _ = simulation.component_maps(states, BOX, 4.0)
     batch = open_band(store, white(), 12.0).batch(torch.arange(8))
-    products, gram = normal_equations([volume_grid(one, 2) for one in maps[:4]], batch)
+    products, gram = normal_equations(volume_grids(maps[:4], 2), batch)
     exact = [batch.transfer * project(part, batch.rotation, batch.box, batch.pixel_size) for part in parts[:4]]
     for i, first in enumerate(exact):
         expected = (first.conj() * batch.image).real.sum((1, 2))

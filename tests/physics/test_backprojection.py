@@ -6,15 +6,20 @@ import pytest
 import torch
 
 from gaussemble.physics.backprojection import (
+    IMAGES,
     _disc,
     _reach,
     divide,
     empty_sums,
     extract,
+    half_disc,
     insert,
     project_map,
     reconstruct,
+    sample,
     sums_bytes,
+    volume_grid,
+    volume_grids,
     weighted_slices,
     wiener_snr,
     with_mates,
@@ -76,6 +81,21 @@ def test_insert_is_the_adjoint_of_extract(box, padding, generator):
     in_images = (ring_multiplicity(box) * (images.conj() * slices).real).sum() / 2
     in_grid = (inserted.conj() * grid).real.sum()
     assert in_images.item() == pytest.approx(in_grid.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_slices_of_several_volumes_are_those_of_each_alone(threads, generator, monkeypatch):
+    """Times the factor, and for more images than a thread takes."""
+    box, padding, images = 12, 2, 3 * IMAGES + 2
+    maps, rotation = torch.randn(3, box, box, box, generator=generator), random_rotations(images, generator).float()
+    index, frequency = half_disc(box)
+    factor = torch.randn(images, len(index), generator=generator)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = sample(volume_grids(maps, padding), rotation, padding * frequency, factor)
+    for number, voxels in enumerate(maps):
+        alone = factor * extract(volume_grid(voxels, padding), rotation, box, padding).flatten(start_dim=1)[:, index]
+        each = torch.complex(found[:, :, 0, number], found[:, :, 1, number])
+        assert float((each - alone).abs().max()) < 1e-5 * float(alone.abs().max())
 
 
 @pytest.mark.parametrize("padding", [1, 2])

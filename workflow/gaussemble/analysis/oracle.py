@@ -16,7 +16,7 @@ from gaussemble.fit import subspace
 from gaussemble.fit.band import open_band
 from gaussemble.fit.subspace import PADDING, normal_equations
 from gaussemble.io.store import ImageStore
-from gaussemble.physics.backprojection import volume_grid
+from gaussemble.physics.backprojection import volume_grids
 from gaussemble.progress import progress
 
 BLOCK = 256  # particles at a time
@@ -57,7 +57,7 @@ def compare(
     """Every particle with every state; projections are combined from those of a few components (`components`)."""
     band = open_band(store, noise_power, finest)
     parts, weights = components(maps)
-    grids = [volume_grid(part, PADDING) for part in parts]
+    grids = volume_grids(parts, PADDING)
     matched, norm = [], []
     for _, batch in progress(band.batches(BLOCK), "oracle", total=-(-len(band) // BLOCK)):
         cross, gram = normal_equations(grids, batch)

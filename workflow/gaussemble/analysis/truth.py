@@ -32,7 +32,7 @@ from gaussemble.io.mrc import read_map
 from gaussemble.io.states import States, read_states
 from gaussemble.io.store import ImageStore, open_store
 from gaussemble.options import StageOptions
-from gaussemble.physics.backprojection import volume_grid
+from gaussemble.physics.backprojection import volume_grids
 from gaussemble.physics.rings import resolution, ring_frequencies, shell_correlation
 from gaussemble.prepare.simulate import component_maps
 from gaussemble.progress import progress, say
@@ -224,7 +224,7 @@ def oracle(
     field = store.box * store.pixel_size
     box = sampling_box(states, store.box, field)
     maps, weights = component_maps(states, box, field / box)
-    grids = [volume_grid(one, PADDING) for one in maps]
+    grids = volume_grids(maps, PADDING)
     matched, norm = [], []
     blocks = progress(band.batches(BLOCK), "truth", total=-(-len(band) // BLOCK))
     for _, batch in blocks:

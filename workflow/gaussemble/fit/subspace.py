@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from gaussemble.fit.band import Batch
-from gaussemble.physics.backprojection import extract, volume_grid
+from gaussemble.physics.backprojection import half_disc, sample, volume_grids
 from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.progress import say
 from gaussemble.quantities import Mixture
@@ -40,7 +40,7 @@ class Subspace:
     """Structures as a reference and a few components' maps times weights."""
 
     reference: Mixture
-    grids: list[Complex[Tensor, "depth row column"]]  # `volume_grid` of each component
+    grids: Float[Tensor, "depth row column part component"]  # `volume_grids` of the components
     weight: Float[Tensor, "structure component"]
     squares: Float[Tensor, "structure products"]  # of two weights
 
@@ -71,7 +71,8 @@ def subspace_of(structures: Iterable[Mixture], reference: Mixture, batch: Batch)
     seen = narrowed(batch)
     most = max(1, min(MOST, int(MEMORY / (4 * (PADDING * seen.box) ** 3))))
     parts, weight = components(_differences(structures, reference, seen.box, seen.pixel_size), FINEST, TRIED * most)
-    gram = torch.stack([slices @ slices.mT for slices in _slices((volume_grid(part, PADDING) for part in parts), seen)])
+    slices = torch.cat([_slices(volume_grids(some, PADDING), seen) for some in parts.split(BLOCK)], dim=2)
+    gram = slices.mT @ slices
     values, axes = torch.linalg.eigh(gram.double().mean(0))
     root = axes * values.clamp(min=1e-9 * float(values.max()) + 1e-30).sqrt()
     told = weight.double() @ root
@@ -85,7 +86,7 @@ def subspace_of(structures: Iterable[Mixture], reference: Mixture, batch: Batch)
         left_out = 0.5 * float(power[count:].sum())
         say(f"structures are compared by {count} components, which leave out {left_out:.2g} nats in the mean")
     squares = (weight[:, :, None] * weight[:, None, :]).flatten(start_dim=1)
-    return Subspace(reference.to("cpu"), [volume_grid(part, PADDING) for part in combined], weight, squares)
+    return Subspace(reference.to("cpu"), volume_grids(combined, PADDING), weight, squares)
 
 
 def _differences(
@@ -143,15 +144,18 @@ def _directions(left: Float[Tensor, "structure voxel"], ignored: float) -> Float
 
 
 def normal_equations(
-    grids: list[Complex[Tensor, "depth row column"]], batch: Batch
+    grids: Float[Tensor, "depth row column part component"], batch: Batch
 ) -> tuple[Float[Tensor, "image component"], Float[Tensor, "image component component"]]:
     """Re<TP, X> and Re<TP, TP'> of the components' projections, T the transfer and X the image."""
     predicted = _slices(grids, batch)
-    image = torch.view_as_real(batch.image.contiguous()).flatten(start_dim=1)
-    return torch.einsum("icp,ip->ic", predicted, image), predicted @ predicted.mT
+    image = torch.view_as_real(batch.image.flatten(start_dim=1)[:, half_disc(batch.box)[0]]).flatten(start_dim=1)
+    return torch.einsum("ipc,ip->ic", predicted, image), predicted.mT @ predicted
 
 
-def _slices(grids: Iterable[Complex[Tensor, "depth row column"]], batch: Batch) -> Float[Tensor, "image component p"]:
-    """The components' projections under each image's pose and transfer; real and imaginary parts."""
-    slices = [batch.transfer * extract(grid, batch.rotation, batch.box, PADDING) for grid in grids]
-    return torch.view_as_real(torch.stack(slices, dim=1)).flatten(start_dim=2)
+def _slices(
+    grids: Float[Tensor, "depth row column part component"], batch: Batch
+) -> Float[Tensor, "image p component"]:
+    """Real and imaginary parts of the components' projections under each image's pose and transfer."""
+    index, frequency = half_disc(batch.box)
+    transfer = batch.transfer.flatten(start_dim=1)[:, index]
+    return sample(grids, batch.rotation, PADDING * frequency, transfer).flatten(1, 2)

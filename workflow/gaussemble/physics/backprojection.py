@@ -2,8 +2,9 @@
 
 `insert` spreads each coefficient of a slice over the eight cells round `k @ R` (trilinear) of a zero-padded transform;
 `divide` is `sum CTF X / (sum CTF² + prior)`, inverted and corrected for the interpolation (sinc² along each axis,
-Jackson et al. 1991). `extract` is the exact adjoint of `insert`. Not here: iterated gridding weights (RELION), and
-refinement of poses. The loops are numba's, a thread for each volume: the result is the same for any number of threads.
+Jackson et al. 1991). `extract` is the exact adjoint of `insert`; `sample` does it with many volumes at once. Not here:
+iterated gridding weights (RELION), and refinement of poses. The loops are numba's, a thread for each volume or for some
+images: the result is the same for any number of threads.
 
 Grid: `cells` are centred along z and y, and hold the half x >= 0 of a Hermitian transform. Each Friedel pair of an
 image is inserted once; F(0), its own mate, with weight 1/2; the two halves of the plane x = 0 are summed on division.
@@ -31,6 +32,7 @@ from gaussemble.quantities import Particles
 # Weights below this share of their shell's mean are raised to it, so that hardly seen coefficients (zeros of the CTF,
 # gaps between few views) are damped instead of blown up. RELION's 1/1000 leaves noise spikes where particles are few.
 FLOOR = 0.1
+IMAGES = 8  # of which a thread samples the slices
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,20 @@ def empty_sums(volumes: int, box: int, padding: int) -> Sums:
 
 
 @lru_cache(maxsize=8)
-def _disc(box: int) -> tuple[Int[Tensor, " coefficient"], Float[Tensor, "coefficient 2"]]:
-    """Of each Friedel pair with |k| < box/2 one: its flat index in the half transform and (kx, ky) in pixels."""
+def half_disc(box: int) -> tuple[Int[Tensor, " coefficient"], Float[Tensor, "coefficient 2"]]:
+    """Those of a half transform with |k| < box/2: flat indices, and (kx, ky) in pixels."""
     y = torch.fft.fftfreq(box, 1 / box)[:, None].expand(box, box // 2 + 1)
     x = torch.arange(box // 2 + 1.0).expand(box, -1)
-    inside = (x**2 + y**2 < (box / 2) ** 2) & ~((x == 0) & (y < 0))
+    inside = x**2 + y**2 < (box / 2) ** 2
     return inside.flatten().nonzero().flatten(), torch.stack([x[inside], y[inside]], dim=-1)
+
+
+@lru_cache(maxsize=8)
+def _disc(box: int) -> tuple[Int[Tensor, " coefficient"], Float[Tensor, "coefficient 2"]]:
+    """The same, but one of each Friedel pair, of which the column x = 0 has both."""
+    index, frequency = half_disc(box)
+    first = (frequency[:, 0] > 0) | (frequency[:, 1] >= 0)
+    return index[first], frequency[first]
 
 
 @compiled
@@ -125,23 +135,36 @@ def _insert(cells, values, weights, frequency, rotation, images, counts):
 
 @compiled
 @no_type_check
-def _extract(grid, values, frequency, rotation):
-    """Fill `values` (image, coefficient) with the grid interpolated at the slices of the rotations."""
-    reach, one = grid.shape[0] // 2, np.float32(1)
+def _sample(grids, values, frequency, rotation, factor):
+    """Fill `values` (image, coefficient, real parts and then imaginary ones) at the slices of the rotations.
+
+    Real and imaginary parts of all volumes are neighbours in memory, and written once: the inner loop is vectors.
+    """
+    reach, one, parts = grids.shape[0] // 2, np.float32(1), grids.shape[3]
     for image in range(rotation.shape[0]):
         for coefficient in range(frequency.shape[0]):
             left, low, near, fx, fy, fz, sign = _cell(
                 frequency[coefficient, 0], frequency[coefficient, 1], rotation[image]
             )
-            total = np.complex64(0)
-            for dz in range(2):
-                share_z = fz if dz else one - fz
-                for dy in range(2):
-                    share_y = share_z * (fy if dy else one - fy)
-                    for dx in range(2):
-                        share = share_y * (fx if dx else one - fx)
-                        total += share * grid[near + dz + reach, low + dy + reach, left + dx]
-            values[image, coefficient] = total if sign > 0 else total.conjugate()
+            z, y, out = near + reach, low + reach, values[image, coefficient]
+            share_z, share_y, share_x = factor[image, coefficient] * (one - fz), one - fy, one - fx
+            next_z = factor[image, coefficient] * fz
+            cell_0, share_0 = grids[z, y, left], share_z * share_y * share_x
+            cell_1, share_1 = grids[z, y, left + 1], share_z * share_y * fx
+            cell_2, share_2 = grids[z, y + 1, left], share_z * fy * share_x
+            cell_3, share_3 = grids[z, y + 1, left + 1], share_z * fy * fx
+            cell_4, share_4 = grids[z + 1, y, left], next_z * share_y * share_x
+            cell_5, share_5 = grids[z + 1, y, left + 1], next_z * share_y * fx
+            cell_6, share_6 = grids[z + 1, y + 1, left], next_z * fy * share_x
+            cell_7, share_7 = grids[z + 1, y + 1, left + 1], next_z * fy * fx
+            for part in range(parts):
+                out[part] = (
+                    share_0 * cell_0[part] + share_1 * cell_1[part] + share_2 * cell_2[part] + share_3 * cell_3[part]
+                    + share_4 * cell_4[part] + share_5 * cell_5[part] + share_6 * cell_6[part] + share_7 * cell_7[part]
+                )  # fmt: skip
+            if sign < 0:
+                for part in range(parts // 2, parts):
+                    out[part] = -out[part]
 
 
 def _checked(rotation: Float[Tensor, "image 3 3"]) -> Tensor:
@@ -182,14 +205,34 @@ def extract(
     grid: Complex[Tensor, "depth row column"], rotation: Float[Tensor, "image 3 3"], box: int, padding: int
 ) -> Complex[Tensor, "image y half_x"]:
     """Central slices of a grid (`volume_grid`), |k| < box/2 and 0 beyond: the adjoint of `insert`."""
-    index, frequency = _disc(box)
-    values = torch.zeros(len(rotation), len(index), dtype=torch.complex64)
-    _extract(grid.contiguous().numpy(), values.numpy(), (frequency * padding).numpy(), _checked(rotation).numpy())
+    index, frequency = half_disc(box)
+    values = sample(torch.view_as_real(grid)[..., None], rotation, frequency * padding)
     slices = torch.zeros(len(rotation), box, box // 2 + 1, dtype=torch.complex64)
-    slices.view(len(rotation), -1)[:, index] = values
-    mates = torch.arange(1, (box + 1) // 2)
-    slices[:, -mates, 0] = slices[:, mates, 0].conj()
+    slices.view(len(rotation), -1)[:, index] = torch.view_as_complex(values[..., 0])
     return slices
+
+
+def sample(
+    grids: Float[Tensor, "depth row column part volume"],
+    rotation: Float[Tensor, "image 3 3"],
+    frequency: Float[Tensor, "coefficient 2"],
+    factor: Float[Tensor, "image coefficient"] | None = None,
+) -> Float[Tensor, "image coefficient part volume"]:
+    """Coefficients of the central slices of several grids; parts are real and imaginary.
+
+    Args:
+        grids: of `volume_grids`.
+        rotation: of the images.
+        frequency: (kx, ky) in cells of the grids, kx >= 0, inside the sphere that these were made for.
+        factor: what each coefficient is multiplied by; 1 if None.
+    """
+    count, (parts, volumes) = len(rotation), grids.shape[3:]
+    factor = torch.ones(count, len(frequency)) if factor is None else factor
+    values = torch.empty(count, len(frequency), parts * volumes)
+    flat, at = grids.flatten(start_dim=3).contiguous().numpy(), frequency.float().contiguous().numpy()
+    each = zip(values.split(IMAGES), _checked(rotation).split(IMAGES), factor.float().split(IMAGES), strict=True)
+    in_threads(_sample, [(flat, v.numpy(), at, r.numpy(), f.contiguous().numpy()) for v, r, f in each])
+    return values.unflatten(2, (parts, volumes))
 
 
 def weighted_slices(
@@ -237,6 +280,17 @@ def volume_grid(voxels: Float[Tensor, "z y x"], padding: int = 2) -> Complex[Ten
     grid = torch.zeros(2 * reach + 1, 2 * reach + 1, reach + 1, dtype=torch.complex64)
     grid[rows[:, None], rows[None, :], :columns] = to_fourier_3d(padded)[wrapped[:, None], wrapped[None, :], :columns]
     return grid
+
+
+def volume_grids(
+    maps: Float[Tensor, "volume z y x"], padding: int = 2
+) -> Float[Tensor, "depth row column part volume"]:
+    """`volume_grid` of several maps for `sample`: each cell has all their real parts, and then the imaginary ones."""
+    reach = _reach(maps.shape[-1], padding)
+    grids = torch.empty(2 * reach + 1, 2 * reach + 1, reach + 1, 2, len(maps))
+    for volume, voxels in enumerate(maps):
+        grids[..., volume] = torch.view_as_real(volume_grid(voxels, padding))
+    return grids
 
 
 def project_map(
