@@ -127,7 +127,7 @@ def test_the_table_adds_up_hours_and_shows_the_largest_job():
 def test_classes_found_by_images_ask_for_what_comparing_takes():
     latents = costs.minutes("latent", LARGE._replace(epochs=4)), costs.megabytes("latent", LARGE)
     images = LARGE._replace(epochs=4, classes=6)
-    assert costs.minutes("latent", images) > 2 * costs.minutes("heterogeneity", LARGE) > 10 * latents[0]
+    assert costs.minutes("latent", images) > 1.5 * costs.minutes("heterogeneity", LARGE) > 10 * latents[0]
     assert costs.megabytes("latent", images, 1) > latents[1] + costs.GPU
     assert costs.minutes("latent", images._replace(classes=12)) > 1.8 * costs.minutes("latent", images)
 

@@ -82,6 +82,20 @@ def test_one_class_needs_no_structures(files, tmp_path):
     assert (pd.read_csv(tmp_path / "clusters.csv")["cluster"] == 1).all()
 
 
+def test_no_more_classes_than_landmarks(files, tmp_path):
+    folder, _ = files
+    message = "option clusters is 40, but .*few.pt has 32 landmarks"
+    content = torch.load(folder / "model.pt", weights_only=True)
+    content["design"]["landmarks"] = 32
+    for name in ("landmark", "landmark_share"):
+        content["state"][name] = content["state"][name][:32].clone()
+    torch.save(content, folder / "few.pt")
+    options = Options(method="decoded", **(ASKED | {"clusters": 40}))
+    with pytest.raises(InputError, match=message):
+        latent(**given(folder) | {"model": folder / "few.pt"}, out=tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -9,7 +9,9 @@ from sklearn.metrics import adjusted_rand_score
 from gaussemble.analysis.decoded_classes import (
     Classes,
     all_losses,
+    chosen_landmarks,
     class_losses,
+    class_probabilities,
     fit_classes,
     left_without,
     memberships,
@@ -20,7 +22,9 @@ from gaussemble.analysis.decoded_classes import (
 from gaussemble.fit.band import open_band
 from gaussemble.fit.losses import likelihood
 from gaussemble.io.store import open_store, write_store
+from gaussemble.model.heterogeneity import DeformableMixture, single_design
 from gaussemble.quantities import Mixture
+from known_decoders import SIZES
 from tiny import PIXEL, bent, images, molecule, particles, white_noise_power
 
 NOISE, COUNT = 0.5, 1500
@@ -57,7 +61,7 @@ TRUE = Classes(decode(ANGLES[:, None]), SHARES)
 @pytest.mark.parametrize("passes", [0, 2], ids=["decoded", "freed"])
 def test_structures_and_shares_are_found(study, passes):
     band, label = study
-    found = fit_classes(decode, band, torch.tensor([[-0.2], [0.0], [0.2]]), 3, passes)
+    found = fit_classes(decode, band, torch.tensor([[-0.2], [0.0], [0.2]]), passes)
     # an arm's Gaussian that is 20 Å from the hinge is 1.2 Å off where its angle is by 0.06; its standard error is 0.01
     moved = (found.structure.center - TRUE.structure.center).norm(dim=-1)
     assert float(moved.square().mean().sqrt()) < (1.2 if passes == 0 else 2.0)
@@ -72,7 +76,7 @@ def test_freed_gaussians_go_where_the_decoder_cannot(study):
     band, label = study
     scores = []
     for passes in (0, 3):
-        found = fit_classes(rigid, band, torch.tensor([[-0.8], [0.0], [0.8]]), 3, passes)
+        found = fit_classes(rigid, band, torch.tensor([[-0.8], [0.0], [0.8]]), passes)
         scores.append(adjusted_rand_score(label, most_probable(memberships(band, found))))
     limit = adjusted_rand_score(label, most_probable(memberships(band, TRUE)))
     assert scores[1] - scores[0] > 0.15 * (limit - scores[0])  # seen: a third of it, in 180 steps
@@ -88,12 +92,25 @@ def test_of_many_structures_those_stay_that_the_particles_need(study):
     assert torch.equal(most_needed(losses, 6), torch.arange(6))
 
 
-def test_starts_that_crowd_about_one_state_are_no_harm(study):
-    """Three of six starts in the most frequent state, three in the last, none in the rarest."""
+class SwingingModel(DeformableMixture):
+    """The arm's angle is the latent."""
+
+    def decode(self, latent, active=None):
+        return decode(latent)
+
+
+def test_landmarks_that_crowd_about_one_state_are_no_harm(study):
+    """Most of them near the most frequent state, one in twenty near the rarest; classes begin with one in each."""
     band, label = study
-    found = fit_classes(decode, band, torch.tensor([[-0.7], [-0.5], [-0.3], [0.5], [0.6], [0.7]]), 3, passes=0)
-    ours, limit = (adjusted_rand_score(label, most_probable(memberships(band, one))) for one in (found, TRUE))
-    assert ours > 0.95 * limit
+    model = SwingingModel(single_design(latent_dim=1, **SIZES), molecule()).eval()
+    near = torch.tensor([-0.5] * 14 + [0.1] + [0.6] * 5)
+    scatter = 0.1 * torch.linspace(-1, 1, 20)[torch.randperm(20, generator=torch.Generator().manual_seed(1))]
+    model.landmark, model.landmark_share = (near + scatter)[:, None], torch.full((20,), 0.05)
+    start = chosen_landmarks(model, band, 3)
+    assert torch.allclose(start.flatten().sort().values, ANGLES, atol=0.11)
+    probability = class_probabilities(model, band, 3, passes=0)
+    limit = adjusted_rand_score(label, most_probable(memberships(band, TRUE)))
+    assert adjusted_rand_score(label, probability.argmax(1)) > 0.95 * limit
 
 
 def test_what_leaves_is_reckoned_as_if_it_were_gone(study):
@@ -145,6 +162,6 @@ def test_a_loss_is_that_of_its_structure(study):
 def test_the_same_seed_gives_the_same_classes(study):
     band, _ = study
     start = torch.tensor([[-0.2], [0.2]])
-    one, other = (fit_classes(decode, band, start, 2, seed=3) for _ in range(2))
+    one, other = (fit_classes(decode, band, start, seed=3) for _ in range(2))
     assert torch.equal(one.structure.center, other.structure.center) and torch.equal(one.share, other.share)
     assert torch.equal(start, torch.tensor([[-0.2], [0.2]]))

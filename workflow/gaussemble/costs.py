@@ -85,8 +85,8 @@ def seconds(stage, size, processes=1):
 
 def epochs(stage, size):
     """Passes over the particles, each as long as an epoch of a training."""
-    if stage == "latent":  # of each class; twice as many are moved and compared first, and those that are left again
-        return BESIDE + size.classes * (size.epochs + 4) if size.classes else 0
+    if stage == "latent":  # landmarks are compared first; then each class is moved, freed, and compared
+        return BESIDE + COMPARED + size.classes * (size.epochs + 2) if size.classes else 0
     return {"heterogeneity": AROUND + size.epochs, "crossing": EMBEDDED}.get(stage, 0)
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from gaussemble.analysis.chance import Likelihoods
 from gaussemble.analysis.clustering import Clusters, find_clusters, most_probable, nearest_pair, read_labels
-from gaussemble.analysis.decoded_classes import STARTS, class_probabilities
+from gaussemble.analysis.decoded_classes import class_probabilities
 from gaussemble.analysis.populations import shared_out
 from gaussemble.errors import InputError
 from gaussemble.fit.devices import DeviceName, choose_device
@@ -154,16 +154,16 @@ def _decoded_clusters(
     files: ClusterFiles,
     options: ClusterOptions,
 ) -> Clusters:
-    """Classes of structures that start at the mean latents of k-means' clusters, more than there will be classes."""
+    """Classes of structures that start at the model's landmarks."""
     assert files.particles is not None and files.consensus is not None and files.model is not None
     store, model = open_store(files.particles), load_model(files.model)
     if not np.array_equal(store.particles.particle.numpy(), particle):
         raise InputError(f"{files.particles}: not the particles of {files.latent}, in their order; give its split's")
     if model.design.compared is None or model.latent_dim != z.shape[1]:
         raise InputError(f"{files.model}: not the model of {files.latent}, or an earlier version's; train it again")
-    first = find_clusters(pc, min(STARTS * count, len(pc)), "kmeans", options.seed)
-    start = np.stack([z[first.number == number].mean(axis=0) for number in range(1, len(first.sizes) + 1)])
+    if count > model.design.landmarks:
+        raise InputError(f"option clusters is {count}, but {files.model} has {model.design.landmarks} landmarks")
     band = particles_in_band(store, files.consensus, model.neutral, model.design.compared)
     device = choose_device(options.device)
-    probability = class_probabilities(model, band, start, count, options.passes, options.seed, device)
+    probability = class_probabilities(model, band, count, options.passes, options.seed, device)
     return most_probable(probability, pc[:, 0])

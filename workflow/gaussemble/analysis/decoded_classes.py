@@ -2,11 +2,12 @@
 
 k-means and mixtures divide latents, each of which has been drawn towards the prior by as much as its view is poor. Here
 every particle is compared with the K structures themselves, and says by its probabilities how sure it is. What is made
-greatest is `sum_i log sum_k share_k p(particle_i | structure_k)`, in two steps:
+greatest is `sum_i log sum_k share_k p(particle_i | structure_k)`, in three steps:
 
-    decoded   the structures are those of latents, which move: first of more than K, centres of k-means, of which those
-              that are missed least then leave, and again of those K. k-means alone divides what is frequent before it
-              tells apart what is rare, and no later step mends that
+    chosen    of the model's landmarks, hundreds of structures with which all particles are compared cheaply, the K stay
+              that are missed most. k-means divides what is frequent before it tells apart what is rare, and no later
+              step mends that
+    decoded   the structures are those of K latents, which move from there
     freed     each class's Gaussians take places and amplitudes of their own, near the decoded ones: a decoder that has
               learnt all particles' structures at once has none of them quite
 
@@ -23,13 +24,16 @@ from torch import Tensor
 
 from gaussemble.fit.band import Band, Batch
 from gaussemble.fit.losses import likelihood
+from gaussemble.fit.population import compared, shares
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.progress import progress, say
 from gaussemble.quantities import Mixture
 
 Decode = Callable[[Tensor], Mixture]
-STARTS = 2  # latents that compete, for each class
-SHARING = 30  # steps of expectation maximization that bring shares to rest
+CHOOSING = 5000  # particles, evenly from all, that choose among landmarks
+RESTING = 400  # steps of expectation maximization after which few landmarks have a share, of which
+COMPETING = 8  # times as many compete as there are classes
+SHARING = 30  # steps that bring the shares of few structures to rest
 RAREST = 1e-9  # share of a class that no particle is in
 BATCH = 128  # particles a step
 STEPS = 60  # at least; a pass over few particles has too few
@@ -54,28 +58,35 @@ class Classes:
 def fit_classes(
     decode: Decode,
     band: Band,
-    start: Float[Tensor, "start latent"],
-    count: int,
+    start: Float[Tensor, "component latent"],
     passes: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Classes:
-    """Classes of the greatest likelihood, by stochastic steps from those of `start` that are needed most.
+    """Classes of the greatest likelihood, by stochastic steps.
 
     Args:
         decode: of a trained model: latents to mixtures.
         band: the particles, with the gain that the model was trained with.
-        start: latents, `count` or more.
-        count: classes to find.
+        start: a latent for each class.
         passes: over the particles with freed Gaussians, after one with decoded ones; 0: they stay decoded.
         seed: of the particles' order.
         device: where the model is.
     """
-    latent, classes = decoded(decode, start.to(device), band, seed)
-    if len(start) > count:
-        needed = most_needed(all_losses(band, classes.structure), count)
-        _, classes = decoded(decode, latent[needed.to(device)], band, seed)
+    classes = decoded(decode, start.to(device), band, seed)
     return freed(classes, band, passes, seed) if passes else classes
+
+
+def chosen_landmarks(model: DeformableMixture, band: Band, count: int) -> Float[Tensor, "component latent"]:
+    """The latents of the landmarks under whose structures the particles are likeliest, as many as asked for.
+
+    Those that have a share of the particles when shares have come to rest compete, and leave one by one.
+    """
+    gains = compared(model, band).read(torch.arange(len(band))[:: max(1, len(band) // CHOOSING)])
+    share = shares(gains, RESTING)
+    found = share.argsort(descending=True)[: COMPETING * count]
+    kept = found[most_needed(-gains[:, found].double(), count)]
+    return model.landmark[kept.to(model.landmark.device)]
 
 
 def most_needed(losses: Float[Tensor, "particle start"], count: int) -> Int[Tensor, " component"]:
@@ -122,14 +133,12 @@ def shares_at_rest(
     return share
 
 
-def decoded(
-    decode: Decode, start: Float[Tensor, "component latent"], band: Band, seed: int
-) -> tuple[Float[Tensor, "component latent"], Classes]:
-    """The latents of the greatest likelihood, found in one pass, and their structures."""
+def decoded(decode: Decode, start: Float[Tensor, "component latent"], band: Band, seed: int) -> Classes:
+    """The structures of the latents of the greatest likelihood, found in one pass."""
     latent = start.detach().clone().float().requires_grad_()
     equal = torch.full((len(start),), 1 / len(start), device=start.device)
     share = _ascended([(latent, LATENT_RATE)], lambda: decode(latent), equal, band, 1, seed, "decoded classes")
-    return latent.detach(), Classes(_fixed(decode(latent)), share)
+    return Classes(_fixed(decode(latent)), share)
 
 
 def freed(classes: Classes, band: Band, passes: int, seed: int) -> Classes:
@@ -188,15 +197,14 @@ def _fixed(structure: Mixture) -> Mixture:
 def class_probabilities(
     model: DeformableMixture,
     band: Band,
-    start: Float[np.ndarray, "start latent"],
     count: int,
     passes: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Float[np.ndarray, "particle component"]:
-    """Probabilities of the classes that a model's structures form, from `start`; see `fit_classes`."""
+    """Probabilities of the classes that a model's structures form; see `fit_classes`."""
     model = model.to(device).requires_grad_(False)
-    classes = fit_classes(model.decode, band, torch.from_numpy(start).float(), count, passes, seed, device)
+    classes = fit_classes(model.decode, band, chosen_landmarks(model, band, count), passes, seed, device)
     say("latent: shares of the classes " + ", ".join(f"{share:.1%}" for share in classes.share.tolist()))
     return memberships(band, classes).numpy()
 

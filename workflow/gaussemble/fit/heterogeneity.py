@@ -112,7 +112,7 @@ class Options(TrainingOptions):
         "between consecutive residues of the model; 0: none.",
     )
     rigidity: float | None = Field(
-        default=None,
+        default=30.0,
         gt=0,
         description="Å by which distances of neighbouring Gaussians may change (standard deviation); none: freely.",
     )

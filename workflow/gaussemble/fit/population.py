@@ -117,10 +117,10 @@ def compared(model: DeformableMixture, band: Band) -> Table:
     return table
 
 
-def shares(gains: Float[Tensor, "image landmark"]) -> Float[Tensor, " landmark"]:
+def shares(gains: Float[Tensor, "image landmark"], steps: int = SHARING) -> Float[Tensor, " landmark"]:
     """Shares under which some particles are likeliest, by steps of expectation maximisation from equal ones."""
     portion = torch.full((gains.shape[1],), 1 / gains.shape[1], dtype=torch.float64)
-    for _ in range(SHARING):
+    for _ in range(steps):
         total = torch.zeros_like(portion)
         for block in gains.split(READ):
             total += torch.softmax(portion.log() + block, dim=1).sum(0)
