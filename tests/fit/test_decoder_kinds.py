@@ -125,7 +125,7 @@ def test_restraints_and_rigidity_keep_the_arm_straight(with_atoms):
 
     free = bending("free")
     assert bending("restrained", restraint=5.0) < 0.5 * free
-    assert bending("stiff", rigidity=0.3) < 0.5 * free
+    assert bending("stiff", rigidity=0.03) < 0.5 * free
 
 
 WRONG = {

@@ -5,10 +5,20 @@ import math
 import pytest
 import torch
 
-from gaussemble.fit.penalties import Penalties, RestraintPenalty, RigidityPenalty, WanderPenalty, inside, neighbours
+from gaussemble.fit.penalties import (
+    Penalties,
+    RestraintPenalty,
+    RigidityPenalty,
+    WanderPenalty,
+    inside,
+    make_penalties,
+    neighbours,
+)
+from gaussemble.fit.regions import Ground
 from gaussemble.fit.restraints import Restraints, bond_angles, distances
+from gaussemble.fit.sections import DecoderOptions
 from gaussemble.physics.rotations import random_rotations
-from gaussemble.quantities import Mixture
+from gaussemble.quantities import Map, Mixture
 from tiny import molecule
 
 ALL = torch.ones(24, dtype=torch.bool)
@@ -68,8 +78,21 @@ def test_rigidity_is_half_a_squared_deviation_for_each_pair_of_neighbours():
     moved[4] += 50  # no neighbour of any
     moved[0, 2] = 3.0  # two sides become 5 Å, the diagonal sqrt(41)
     expected = 0.5 * (1 + 1 + (math.sqrt(41) - math.sqrt(32)) ** 2) / 0.5**2
-    term = RigidityPenalty(mixture.center, pairs, deviation=0.5)
+    term = RigidityPenalty(mixture.center, pairs, weight=0.5 / 0.5**2)
     assert float(term(batch_of(mixture, moved[None]))) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("particles", [16, 4000])
+def test_rigidity_counts_all_particles_as_sixteen_structures(particles):
+    mixture = chain()
+    section = DecoderOptions(name="main", restraint=0.0, rigidity=0.5)
+    ground = Ground(mixture, Map(torch.zeros(4, 4, 4), 4.0))
+    penalties = make_penalties([section], [torch.ones(5, dtype=torch.bool)], ground, None, particles)
+    moved = mixture.center.clone()
+    moved[0, 2] = 3.0
+    each = 0.5 * (1 + 1 + (math.sqrt(41) - math.sqrt(32)) ** 2) / 0.5**2
+    total = particles * float(penalties(batch_of(mixture, moved[None])))
+    assert total == pytest.approx(16 * each, rel=1e-4)
 
 
 def test_neighbours_and_restraints_stay_in_the_region():

@@ -112,9 +112,10 @@ class Options(TrainingOptions):
         "between consecutive residues of the model; 0: none.",
     )
     rigidity: float | None = Field(
-        default=30.0,
+        default=2.0,
         gt=0,
-        description="Å by which distances of neighbouring Gaussians may change (standard deviation); none: freely.",
+        description="Å by which distances of neighbouring Gaussians may change (standard deviation), as if all "
+        "particles were of 16 structures; none: freely.",
     )
     wander: float | None = Field(
         default=10.0,
@@ -295,7 +296,7 @@ def prepare(
         landmarks=options.landmarks,
     )
     model = build_model(design, neutral, members, options.seed, points)
-    model.penalties = make_penalties(sections, members, ground, options.wander)
+    model.penalties = make_penalties(sections, members, ground, options.wander, int((~held_out).sum()))
     model = model.to(device)
     model.encoder.start_at_components(study.sampled_evidence(SAMPLE, encoder.reads_images))
     return model, study, rounds

@@ -1,13 +1,15 @@
 """What the training adds to the loss, in nats an image: geometry that is kept, and parts that do not wander.
 
     restraint   w Σ (Δ distance)² + w Σ (Δ arc)²           C-alpha (P, bead) neighbours of the model, w in 1/Å²
-    rigidity    1/2 Σ (Δ distance)² / s²                   neighbouring Gaussians, s in Å
+    rigidity    16/n · 1/2 Σ (Δ distance)² / s²            neighbouring Gaussians, s in Å; n particles are trained on
     wander      1/2 Σ lost⁴ · |displacement|² / s²         lost: the share of a Gaussian's amplitude that is gone
 
-Changes are from the neutral mixture, which so has no penalty. What has vanished from an image is seen by no particle:
-its position would mean nothing, and drifts with the networks' other outputs unless something holds it. The fourth power
-leaves alone what is weak but there. (An arm absent from half of the tiny molecules, dense decoder: with s = 10 Å absent
-Gaussians are 2 Å from their places instead of 16, for 0.2 of 52 nats a held-out particle.)
+Changes are from the neutral mixture, which so has no penalty. Rigidity is a prior of the structures and not of each
+particle: all particles together count as a few, so that it gives way the more of them there are. What has vanished from
+an image is seen by no particle: its position would mean nothing, and drifts with the networks' other outputs unless
+something holds it. The fourth power leaves alone what is weak but there. (An arm absent from half of the tiny
+molecules, dense decoder: with s = 10 Å absent Gaussians are 2 Å from their places instead of 16, for 0.2 of 52 nats a
+held-out particle.)
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from gaussemble.fit.restraints import Restraints, bond_angles, distances, read_r
 from gaussemble.fit.sections import DecoderOptions
 from gaussemble.quantities import Mixture
 
+STRUCTURES = 16  # that count in the rigidity of all particles
 NEIGHBOUR = 2.0  # median distances to the nearest Gaussian, within which two are neighbours (GaussianEM)
 
 
@@ -53,16 +56,16 @@ class RigidityPenalty(nn.Module):
     pairs: Tensor
     distance: Tensor
 
-    def __init__(self, center: Float[Tensor, "gaussian 3"], pairs: Int[Tensor, "pair 2"], deviation: float):
+    def __init__(self, center: Float[Tensor, "gaussian 3"], pairs: Int[Tensor, "pair 2"], weight: float):
         super().__init__()
-        self.deviation = deviation
+        self.weight = weight  # nats for 1 Å²
         self.register_buffer("pairs", pairs, persistent=False)
         self.register_buffer("distance", distances(center, pairs), persistent=False)
 
     def forward(self, mixture: Mixture) -> Float[Tensor, " image"]:
         """Nats of each image."""
         stretched = distances(mixture.center, self.pairs) - self.distance
-        return 0.5 * (stretched / self.deviation).square().sum(-1)
+        return self.weight * stretched.square().sum(-1)
 
 
 class WanderPenalty(nn.Module):
@@ -116,16 +119,29 @@ def neighbours(center: Float[Tensor, "gaussian 3"], region: Bool[Tensor, " gauss
 
 
 def make_penalties(
-    decoders: Sequence[DecoderOptions], members: Sequence[Tensor], ground: Ground, wander: float | None
+    decoders: Sequence[DecoderOptions],
+    members: Sequence[Tensor],
+    ground: Ground,
+    wander: float | None,
+    particles: int,
 ) -> Penalties | None:
-    """What the decoders' sections ask for, each in its own region; None where nothing is asked for."""
+    """What the decoders' sections ask for, each in its own region; None where nothing is asked for.
+
+    Args:
+        decoders: their filled sections.
+        members: of each, which Gaussians it changes (`regions.memberships`).
+        ground: the neutral mixture, and what restraints are made of.
+        wander: Å, of what has vanished.
+        particles: how many are trained on.
+    """
     neutral, terms = ground.neutral, []
     for each, member in zip(decoders, members, strict=True):
         region = member if member.dtype == torch.bool else member >= 0
         if each.restraint:
             terms.append(RestraintPenalty(restraints_of(each, region, ground), each.restraint))
         if each.rigidity is not None:
-            terms.append(RigidityPenalty(neutral.center, neighbours(neutral.center, region), each.rigidity))
+            weight = 0.5 * STRUCTURES / (particles * each.rigidity**2)
+            terms.append(RigidityPenalty(neutral.center, neighbours(neutral.center, region), weight))
     if wander is not None:
         terms.append(WanderPenalty(neutral, wander))
     return Penalties(terms) if terms else None
