@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
+from gaussemble.analysis import decoded_classes
 from gaussemble.analysis.decoded_classes import (
     Classes,
     all_losses,
@@ -99,13 +100,14 @@ class SwingingModel(DeformableMixture):
         return decode(latent)
 
 
-def test_landmarks_that_crowd_about_one_state_are_no_harm(study):
+def test_landmarks_that_crowd_about_one_state_are_no_harm(study, monkeypatch):
     """Most of them near the most frequent state, one in twenty near the rarest; classes begin with one in each."""
     band, label = study
     model = SwingingModel(single_design(latent_dim=1, **SIZES), molecule()).eval()
     near = torch.tensor([-0.5] * 14 + [0.1] + [0.6] * 5)
     scatter = 0.1 * torch.linspace(-1, 1, 20)[torch.randperm(20, generator=torch.Generator().manual_seed(1))]
     model.landmark, model.landmark_share = (near + scatter)[:, None], torch.full((20,), 0.05)
+    monkeypatch.setattr(decoded_classes, "CHOOSING", 700)  # of 1,500 every third then
     start = chosen_landmarks(model, band, 3)
     assert torch.allclose(start.flatten().sort().values, ANGLES, atol=0.11)
     probability = class_probabilities(model, band, 3, passes=0)
@@ -124,6 +126,14 @@ def test_what_leaves_is_reckoned_as_if_it_were_gone(study):
         kept = torch.arange(3) != gone
         rest = share[kept] / share[kept].sum()
         assert found == pytest.approx(float((rest.log() - losses[:, kept]).logsumexp(1).sum() - whole), rel=1e-9)
+
+
+def test_what_every_particle_wants_stays():
+    """By so much that its share is 1 but for rounding."""
+    losses = torch.full((1000, 16), 60.0, dtype=torch.float64)
+    losses[:, 0] = 0
+    assert 0 in most_needed(losses, 4)
+    assert most_needed(losses, 1).tolist() == [0]
 
 
 def test_what_is_given_up_costs_the_least_of_all_choices(study):

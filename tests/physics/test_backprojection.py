@@ -98,6 +98,19 @@ def test_slices_of_several_volumes_are_those_of_each_alone(threads, generator, m
         assert float((each - alone).abs().max()) < 1e-5 * float(alone.abs().max())
 
 
+@pytest.mark.parametrize(("box", "narrow"), [(13, 9), (12, 7), (9, 9)])
+def test_a_smaller_boxs_slices_are_the_inner_part_of_them(box, narrow, generator):
+    """And slices beyond the grid are refused: the loop would read what is not there."""
+    maps, rotation = torch.randn(1, box, box, box, generator=generator), random_rotations(5, generator).float()
+    grids = volume_grids(maps)
+    inner, outer = half_disc(narrow)[1], half_disc(box)[1]
+    place = [int((outer == each).all(1).nonzero()) for each in inner]
+    whole = sample(grids, rotation, 2 * outer)
+    assert torch.equal(sample(grids, rotation, 2 * inner), whole[:, place])
+    with pytest.raises(ValueError, match="do not reach"):
+        sample(grids, rotation, 2 * half_disc(box + 3)[1])
+
+
 @pytest.mark.parametrize("padding", [1, 2])
 def test_half_grid_holds_what_inserting_both_of_each_friedel_pair_gives(padding, generator):
     """Slow twin: every coefficient and its mate, into a whole grid."""

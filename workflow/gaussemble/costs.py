@@ -61,8 +61,9 @@ def megabytes(stage, size, gpus=0, memory=4.0):
 
 
 def megabytes_of_classes(size):
-    """Of the stage latent, where it compares classes with images: a batch's predictions, what each particle says."""
-    return 300 + (BATCH_PIXEL * size.classes * size.box**2 + 100 * size.classes * size.particles) / 1e6
+    """Of the stage latent, where it compares classes with images: landmarks, or later a batch and what each says."""
+    later = (BATCH_PIXEL * size.classes * size.box**2 + 100 * size.classes * size.particles) / 1e6
+    return 300 + max(min(MOST, LANDMARKS * size.box**3 / 1e6), later)
 
 
 def minutes(stage, size, processes=1):
@@ -85,8 +86,8 @@ def seconds(stage, size, processes=1):
 
 def epochs(stage, size):
     """Passes over the particles, each as long as an epoch of a training."""
-    if stage == "latent":  # landmarks are compared first; then each class is moved, freed, and compared
-        return BESIDE + COMPARED + size.classes * (size.epochs + 2) if size.classes else 0
+    if stage == "latent":  # some thousands choose among landmarks; then each class is moved, freed, and compared
+        return BESIDE + size.classes * (size.epochs + 2) if size.classes else 0
     return {"heterogeneity": AROUND + size.epochs, "crossing": EMBEDDED}.get(stage, 0)
 
 

@@ -4,9 +4,9 @@ k-means and mixtures divide latents, each of which has been drawn towards the pr
 every particle is compared with the K structures themselves, and says by its probabilities how sure it is. What is made
 greatest is `sum_i log sum_k share_k p(particle_i | structure_k)`, in three steps:
 
-    chosen    of the model's landmarks, hundreds of structures with which all particles are compared cheaply, the K stay
-              that are missed most. k-means divides what is frequent before it tells apart what is rare, and no later
-              step mends that
+    chosen    of the model's landmarks, hundreds of structures with which some thousands of particles are compared
+              cheaply, the K stay that are missed most. k-means divides what is frequent before it tells apart what is
+              rare, and no later step mends that
     decoded   the structures are those of K latents, which move from there
     freed     each class's Gaussians take places and amplitudes of their own, near the decoded ones: a decoder that has
               learnt all particles' structures at once has none of them quite
@@ -24,13 +24,13 @@ from torch import Tensor
 
 from gaussemble.fit.band import Band, Batch
 from gaussemble.fit.losses import likelihood
-from gaussemble.fit.population import compared, shares
+from gaussemble.fit.population import landmark_subspace, shares
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.progress import progress, say
 from gaussemble.quantities import Mixture
 
 Decode = Callable[[Tensor], Mixture]
-CHOOSING = 5000  # particles, evenly from all, that choose among landmarks
+CHOOSING = 10_000  # particles, evenly from all and no more, that choose among landmarks
 RESTING = 400  # steps of expectation maximization after which few landmarks have a share, of which
 COMPETING = 8  # times as many compete as there are classes
 SHARING = 30  # steps that bring the shares of few structures to rest
@@ -80,9 +80,12 @@ def fit_classes(
 def chosen_landmarks(model: DeformableMixture, band: Band, count: int) -> Float[Tensor, "component latent"]:
     """The latents of the landmarks under whose structures the particles are likeliest, as many as asked for.
 
-    Those that have a share of the particles when shares have come to rest compete, and leave one by one.
+    Those that have a share of the particles when shares have come to rest compete, and leave one by one. On the CPU.
     """
-    gains = compared(model, band).read(torch.arange(len(band))[:: max(1, len(band) // CHOOSING)])
+    chosen = torch.arange(len(band))[:: -(-len(band) // CHOOSING)]
+    subspace = landmark_subspace(model, band)
+    blocks = progress(chosen.split(BLOCK), "comparing with landmarks")
+    gains = torch.cat([subspace.gains(band.batch(rows)) for rows in blocks])
     share = shares(gains, RESTING)
     found = share.argsort(descending=True)[: COMPETING * count]
     kept = found[most_needed(-gains[:, found].double(), count)]
@@ -130,7 +133,7 @@ def shares_at_rest(
     """Shares of the greatest likelihood of fixed structures, by expectation maximization."""
     for _ in range(SHARING):
         share = torch.softmax(share.log() - losses, dim=1).mean(0).clamp(min=RAREST)
-    return share
+    return share / share.sum()
 
 
 def decoded(decode: Decode, start: Float[Tensor, "component latent"], band: Band, seed: int) -> Classes:

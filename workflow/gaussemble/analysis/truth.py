@@ -222,7 +222,7 @@ def oracle(
     """
     band = open_band(store, noise_power, finest)
     field = store.box * store.pixel_size
-    box = sampling_box(states, store.box, field)
+    box = max(sampling_box(states, store.box, field), band.box)
     maps, weights = component_maps(states, box, field / box)
     grids = volume_grids(maps, PADDING)
     matched, norm = [], []

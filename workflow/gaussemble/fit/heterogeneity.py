@@ -115,7 +115,7 @@ class Options(TrainingOptions):
         default=2.0,
         gt=0,
         description="Å by which distances of neighbouring Gaussians may change (standard deviation), as if all "
-        "particles were of 16 structures; none: freely.",
+        "particles were of 16 structures; none: freely. Not of rigid decoders.",
     )
     wander: float | None = Field(
         default=10.0,

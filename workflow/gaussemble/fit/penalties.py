@@ -26,6 +26,7 @@ from gaussemble.fit.sections import DecoderOptions
 from gaussemble.quantities import Mixture
 
 STRUCTURES = 16  # that count in the rigidity of all particles
+SAMPLED = 4  # of so many images of a batch it is reckoned for one
 NEIGHBOUR = 2.0  # median distances to the nearest Gaussian, within which two are neighbours (GaussianEM)
 
 
@@ -63,9 +64,12 @@ class RigidityPenalty(nn.Module):
         self.register_buffer("distance", distances(center, pairs), persistent=False)
 
     def forward(self, mixture: Mixture) -> Float[Tensor, " image"]:
-        """Nats of each image."""
-        stretched = distances(mixture.center, self.pairs) - self.distance
-        return self.weight * stretched.square().sum(-1)
+        """Nats of some images, evenly from all, as many times as there are others: a prior needs no more."""
+        count = len(mixture.center)
+        rows = torch.arange(0, count, SAMPLED, device=mixture.center.device)
+        stretched = distances(mixture.center[::SAMPLED], self.pairs) - self.distance
+        nats = self.weight * count / len(rows) * stretched.square().sum(-1)
+        return torch.zeros_like(mixture.center[:, 0, 0]).index_add(0, rows, nats)
 
 
 class WanderPenalty(nn.Module):
@@ -127,6 +131,8 @@ def make_penalties(
 ) -> Penalties | None:
     """What the decoders' sections ask for, each in its own region; None where nothing is asked for.
 
+    Neighbours in the regions of two decoders count once, by the first one's rigidity.
+
     Args:
         decoders: their filled sections.
         members: of each, which Gaussians it changes (`regions.memberships`).
@@ -134,14 +140,17 @@ def make_penalties(
         wander: Å, of what has vanished.
         particles: how many are trained on.
     """
-    neutral, terms = ground.neutral, []
+    neutral, terms, known = ground.neutral, [], torch.zeros(0, dtype=torch.long)
     for each, member in zip(decoders, members, strict=True):
         region = member if member.dtype == torch.bool else member >= 0
         if each.restraint:
             terms.append(RestraintPenalty(restraints_of(each, region, ground), each.restraint))
-        if each.rigidity is not None:
+        if each.rigidity is not None and each.position and each.kind != "rigid":
+            pairs = neighbours(neutral.center, region)
+            number = pairs[:, 0] * len(neutral) + pairs[:, 1]
             weight = 0.5 * STRUCTURES / (particles * each.rigidity**2)
-            terms.append(RigidityPenalty(neutral.center, neighbours(neutral.center, region), weight))
+            terms.append(RigidityPenalty(neutral.center, pairs[~torch.isin(number, known)], weight))
+            known = torch.cat([known, number])
     if wander is not None:
         terms.append(WanderPenalty(neutral, wander))
     return Penalties(terms) if terms else None

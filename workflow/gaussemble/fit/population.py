@@ -25,7 +25,7 @@ from gaussemble.fit.distributed import barrier, share
 from gaussemble.fit.posterior import Posterior, Prior
 from gaussemble.fit.scratch import Table, make_table
 from gaussemble.fit.study import Study
-from gaussemble.fit.subspace import BLOCK, subspace_of
+from gaussemble.fit.subspace import BLOCK, Subspace, subspace_of
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.progress import progress
 
@@ -104,10 +104,7 @@ def compared(model: DeformableMixture, band: Band) -> Table:
 
     On disk, since it grows with the particles; processes that work together share it. Computed on the CPU.
     """
-    model.eval()
-    structures = (model.decode(place) for place in model.landmark.split(BLOCK))
-    sample = band.batch(torch.linspace(0, len(band) - 1, min(SEEN, len(band))).long())
-    subspace = subspace_of(structures, model.neutral, sample)
+    subspace = landmark_subspace(model, band)
     table = make_table(len(band), (len(model.landmark),), np.float32)
     own = share(len(band))
     total = -(-(own.stop - own.start) // BATCH)
@@ -115,6 +112,15 @@ def compared(model: DeformableMixture, band: Band) -> Table:
         table.write(int(rows[0]), subspace.gains(batch))
     barrier()
     return table
+
+
+@torch.no_grad()
+def landmark_subspace(model: DeformableMixture, band: Band) -> Subspace:
+    """The landmarks' structures, as what is quick to compare with the band's particles; on the CPU."""
+    model.eval()
+    structures = (model.decode(place) for place in model.landmark.split(BLOCK))
+    sample = band.batch(torch.linspace(0, len(band) - 1, min(SEEN, len(band))).long())
+    return subspace_of(structures, model.neutral, sample)
 
 
 def shares(gains: Float[Tensor, "image landmark"], steps: int = SHARING) -> Float[Tensor, " landmark"]:

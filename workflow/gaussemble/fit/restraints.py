@@ -71,8 +71,9 @@ def among(restraints: Restraints, rows: Int[Tensor, " chosen"], count: int) -> R
 
 
 def distances(center: Float[Tensor, "*batch gaussian 3"], bonds: Int[Tensor, "bond 2"]) -> Float[Tensor, "*batch bond"]:
-    """Å between consecutive Gaussians."""
-    return torch.linalg.vector_norm(center[..., bonds[:, 0], :] - center[..., bonds[:, 1], :], dim=-1)
+    """Å between consecutive Gaussians; whole rows are selected, whose gradient is several times as quick."""
+    first, second = (center.index_select(-2, bonds[:, place]) for place in (0, 1))
+    return torch.linalg.vector_norm(first - second, dim=-1)
 
 
 def bond_angles(

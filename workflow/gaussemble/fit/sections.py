@@ -55,7 +55,7 @@ class DecoderOptions(StageOptions):
         default=None, ge=0, description="Nats for 1 Å² of each C-alpha distance and pseudo-angle (arc) in the region."
     )
     rigidity: float | None = Field(
-        default=None, gt=0, description="Å by which distances of neighbours in the region change, in 16 structures."
+        default=None, gt=0, description="Å by which distances of neighbours in the region change; 100 or more: freely."
     )
 
 

@@ -225,7 +225,12 @@ def sample(
         rotation: of the images.
         frequency: (kx, ky) in cells of the grids, kx >= 0, inside the sphere that these were made for.
         factor: what each coefficient is multiplied by; 1 if None.
+
+    Raises:
+        ValueError: a frequency that the grids do not hold.
     """
+    if len(frequency) and float(frequency.norm(dim=-1).max()) >= grids.shape[0] // 2:
+        raise ValueError("the grids do not reach as far as the slices")
     count, (parts, volumes) = len(rotation), grids.shape[3:]
     factor = torch.ones(count, len(frequency)) if factor is None else factor
     values = torch.empty(count, len(frequency), parts * volumes)
