@@ -234,4 +234,4 @@ def test_a_round_trains_what_it_names():
 def test_without_penalties_nothing_is_added():
     model = model_of((part("a", "dense", ALL), ALL))
     latent = torch.randn(3, 2)
-    assert torch.equal(model.penalty(model.decode(latent), latent), torch.zeros(3))
+    assert torch.equal(model.penalty(model.decode(latent), torch.ones(3)), torch.zeros(3))

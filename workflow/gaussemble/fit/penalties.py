@@ -44,7 +44,7 @@ class RestraintPenalty(nn.Module):
         for name in ("bonds", "angles", "distance", "angle"):
             self.register_buffer(name, getattr(restraints, name), persistent=False)
 
-    def forward(self, mixture: Mixture) -> Float[Tensor, " image"]:
+    def forward(self, mixture: Mixture, standing: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
         """Nats of each image."""
         stretched = distances(mixture.center, self.bonds) - self.distance
         arc = (bond_angles(mixture.center, self.angles) - self.angle) * self.distance.mean()
@@ -63,12 +63,11 @@ class RigidityPenalty(nn.Module):
         self.register_buffer("pairs", pairs, persistent=False)
         self.register_buffer("distance", distances(center, pairs), persistent=False)
 
-    def forward(self, mixture: Mixture) -> Float[Tensor, " image"]:
-        """Nats of some images, evenly from all, as many times as there are others: a prior needs no more."""
-        count = len(mixture.center)
-        rows = torch.arange(0, count, SAMPLED, device=mixture.center.device)
-        stretched = distances(mixture.center[::SAMPLED], self.pairs) - self.distance
-        nats = self.weight * count / len(rows) * stretched.square().sum(-1)
+    def forward(self, mixture: Mixture, standing: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
+        """Nats of the images that stand for others, as many times; zero for these."""
+        rows = torch.nonzero(standing).flatten()
+        stretched = distances(mixture.center[rows], self.pairs) - self.distance
+        nats = self.weight * standing[rows] * stretched.square().sum(-1)
         return torch.zeros_like(mixture.center[:, 0, 0]).index_add(0, rows, nats)
 
 
@@ -84,7 +83,7 @@ class WanderPenalty(nn.Module):
         self.register_buffer("center", neutral.center, persistent=False)
         self.register_buffer("amplitude", neutral.amplitude, persistent=False)
 
-    def forward(self, mixture: Mixture) -> Float[Tensor, " image"]:
+    def forward(self, mixture: Mixture, standing: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
         """Nats of each image."""
         lost = (1 - mixture.amplitude.detach().abs() / self.amplitude.abs().clamp(min=1e-12)).clamp(0, 1)
         squared = (mixture.center - self.center).square().sum(-1)
@@ -98,9 +97,16 @@ class Penalties(nn.Module):
         super().__init__()
         self.terms = nn.ModuleList(terms)
 
-    def forward(self, mixture: Mixture) -> Float[Tensor, " image"]:
-        """Nats of each image."""
-        return torch.stack([term(mixture) for term in self.terms]).sum(0)
+    def forward(self, mixture: Mixture, standing: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
+        """Nats of each image; `standing` as `standing_for_all` has it, for the terms that need no more than some."""
+        return torch.stack([term(mixture, standing) for term in self.terms]).sum(0)
+
+
+def standing_for_all(count: int) -> Float[Tensor, " image"]:
+    """For how many images of a batch each stands, where a prior needs no more than some: every fourth for all alike."""
+    standing = torch.zeros(count)
+    standing[::SAMPLED] = 1
+    return standing * (count / standing.sum())
 
 
 def inside(restraints: Restraints, region: Bool[Tensor, " gaussian"]) -> Restraints:

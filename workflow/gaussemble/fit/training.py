@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from gaussemble.errors import InputError
 from gaussemble.fit.checkpoints import fingerprint, leave, read_checkpoint, signals_noted, write_checkpoint
 from gaussemble.fit.distributed import combine, is_first, parallel, processes, rank, share
+from gaussemble.fit.penalties import standing_for_all
 from gaussemble.fit.population import READ, drawn, evidence, populate
 from gaussemble.fit.rounds import Round
 from gaussemble.fit.scratch import Table
@@ -124,7 +125,11 @@ class Objective(nn.Module):
         self.model, self.study, self.options = model, study, options
 
     def forward(
-        self, portion: Portion, given: Float[Tensor, "image latent"], settings: Round
+        self,
+        portion: Portion,
+        given: Float[Tensor, "image latent"],
+        standing: Float[Tensor, " image"],
+        settings: Round,
     ) -> Float[Tensor, " image"]:
         """Of each particle: loss relative to the neutral mixture's, prior of the latent, penalties of the mixture.
 
@@ -134,6 +139,7 @@ class Objective(nn.Module):
         Args:
             portion: the particles.
             given: the noise on their latents; in rounds of the population the latents themselves.
+            standing: for how many particles of the batch each stands in penalties that are reckoned for some.
             settings: of the round.
         """
         model, study, rows = self.model, self.study, portion.rows
@@ -147,7 +153,7 @@ class Objective(nn.Module):
         mixture = model.decode(latent, settings.decoders)
         loss = study.loss(batch, batch.predict(mixture))
         baseline = study.baselines[settings.resolution][rows].to(study.device)
-        return loss - baseline + prior + model.penalty(mixture, latent)
+        return loss - baseline + prior + model.penalty(mixture, standing.to(study.device))
 
     def divergence(
         self, center: Float[Tensor, "image latent"], deviation: Float[Tensor, " latent"]
@@ -229,13 +235,14 @@ def train(
                 given = random_noise(model, options.seed, epoch.number, course.step, count)[own]
                 if course.drawn is not None:
                     given = latents_drawn(model, course.drawn, portion.rows, epoch)
-                values = objective(portion, given, settings)
+                standing = standing_for_all(count)[own]
+                values = objective(portion, given, standing, settings)
                 optimizer.zero_grad()
                 (values.sum() * (processes() / count)).backward()
                 norm = nn.utils.clip_grad_norm_(model.parameters(), options.gradient_limit)
                 total, bad, ending = agreed(values, norm, arrived)
                 if bad:
-                    name_the_worst(Objective(model, study, options), portion, given, epoch, course.step)
+                    name_the_worst(Objective(model, study, options), portion, given, standing, epoch, course.step)
                 optimizer.step()
                 course.step, course.total, course.seen = course.step + 1, course.total + total, course.seen + count
                 if ending or time.monotonic() - saved >= options.checkpoint_seconds:
@@ -375,13 +382,15 @@ def latents_drawn(
     return model.landmark[places[rows, epoch.first // epoch.steps].long().to(model.landmark.device)]
 
 
-def name_the_worst(objective: Objective, portion: Portion, given: Tensor, epoch: Epoch, step: int) -> None:
+def name_the_worst(
+    objective: Objective, portion: Portion, given: Tensor, standing: Tensor, epoch: Epoch, step: int
+) -> None:
     """Raise an InputError for a step whose loss or gradient is not finite; names the particle where it is one's own."""
     parameters = [each for each in objective.parameters() if each.requires_grad]
     wrong: list[tuple[int, float]] = []
     for place in range(len(portion.rows)):
         one = slice(place, place + 1)
-        value = objective(portion[one], given[one], epoch.settings).sum()
+        value = objective(portion[one], given[one], standing[one], epoch.settings).sum()
         found = torch.autograd.grad(value, parameters, allow_unused=True)
         if not (value.isfinite() and all(each.isfinite().all() for each in found if each is not None)):
             wrong.append((place, float(value.detach())))

@@ -173,9 +173,14 @@ class DeformableMixture(nn.Module):
             for matrix in decoder.transitions():
                 matrix.requires_grad_(id(decoder) in trained and transition == "trainable")
 
-    def penalty(self, mixture: Mixture, latent: Float[Tensor, "image latent"]) -> Float[Tensor, " image"]:
-        """What the training adds to the loss of each image for its decoded mixture, in nats."""
-        return latent.new_zeros(len(latent)) if self.penalties is None else self.penalties(mixture)
+    def penalty(self, mixture: Mixture, standing: Float[Tensor, " image"]) -> Float[Tensor, " image"]:
+        """What the training adds to the loss of each image for its decoded mixture, in nats.
+
+        Args:
+            mixture: decoded.
+            standing: for how many images each stands in what is reckoned for some of them.
+        """
+        return torch.zeros_like(standing) if self.penalties is None else self.penalties(mixture, standing)
 
 
 def build_model(
