@@ -235,9 +235,9 @@ def test_decoders_multiply_amplitudes_of_either_sign():
 def test_what_is_as_it_was_may_move_whatever_its_sign():
     seed = mixed()
     moved = Mixture(seed.center[None] + 5.0, seed.amplitude[None].clone(), seed.width[None])
-    assert float(WanderPenalty(seed, 1.0)(moved)) == 0
+    assert float(WanderPenalty(seed, 1.0)(moved, torch.ones(1))) == 0
     moved.amplitude[:, :2] = 0  # one of each sign
-    assert float(WanderPenalty(seed, 1.0)(moved)) == pytest.approx(0.5 * 2 * 75)
+    assert float(WanderPenalty(seed, 1.0)(moved, torch.ones(1))) == pytest.approx(0.5 * 2 * 75)
 
 
 def test_atoms_anchors_and_descriptions_rest_on_the_molecule():
