@@ -197,11 +197,14 @@ def plan_of_dry_run():
     """After a dry run of what is to be submitted; of one that failed Snakemake has said why."""
     if workflow.dryrun and workflow.resource_settings.nodes:
         # Snakemake has left --directory by now, where the files are by whose size jobs ask
-        with (
-            contextlib.suppress(Exception),
-            contextlib.chdir(workflow.overwrite_workdir or "."),
-        ):
-            plan()
+        with contextlib.chdir(workflow.overwrite_workdir or "."):
+            try:
+                plan()
+            except Exception as error:
+                print(
+                    f"What is asked of the cluster cannot be shown: {error!r}",
+                    file=sys.stderr,
+                )
 
 
 if not hasattr(workflow, "plans"):  # once, where two modules are this workflow
