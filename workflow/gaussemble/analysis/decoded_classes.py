@@ -80,14 +80,15 @@ def fit_classes(
 def chosen_landmarks(model: DeformableMixture, band: Band, count: int) -> Float[Tensor, "component latent"]:
     """The latents of the landmarks under whose structures the particles are likeliest, as many as asked for.
 
-    Those that have a share of the particles when shares have come to rest compete, and leave one by one. On the CPU.
+    Those with a share of at least one particle when shares have come to rest compete, and leave one by one. On the CPU.
     """
     chosen = torch.arange(len(band))[:: -(-len(band) // CHOOSING)]
     subspace = landmark_subspace(model, band)
     blocks = progress(chosen.split(BLOCK), "comparing with landmarks")
     gains = torch.cat([subspace.gains(band.batch(rows)) for rows in blocks])
     share = shares(gains, RESTING)
-    found = share.argsort(descending=True)[: COMPETING * count]
+    shared = max(count, int((share * len(chosen) >= 1).sum()))
+    found = share.argsort(descending=True)[: min(COMPETING * count, shared)]
     kept = found[most_needed(-gains[:, found].double(), count)]
     return model.landmark[kept.to(model.landmark.device)]
 
