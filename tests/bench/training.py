@@ -14,28 +14,29 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from gaussemble.fit import heterogeneity as stage
 from gaussemble.fit.band import open_band
 from gaussemble.fit.embedding import posteriors
-from gaussemble.fit.gradients import gradient_inputs, make_pooling
 from gaussemble.fit.losses import likelihood
+from gaussemble.fit.penalties import standing_for_all
 from gaussemble.fit.population import populate
+from gaussemble.fit.regions import Ground, memberships
 from gaussemble.fit.rounds import Round
-from gaussemble.fit.study import Study, batches, choose_held_out, make_study, shuffled, source
+from gaussemble.fit.study import Study, batches, shuffled, source
 from gaussemble.fit.training import TrainingOptions, encode_all, train
 from gaussemble.io.store import open_store, write_particles, written_images
-from gaussemble.model.heterogeneity import DeformableMixture, build_model, single_design
+from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.physics.rotations import random_rotations
-from gaussemble.quantities import ContrastTransfer, Mixture, Particles
+from gaussemble.quantities import ContrastTransfer, Map, Mixture, Particles
 
 BOX, PIXEL, RESOLUTION, GAUSSIANS = 64, 4.0, 12.0, 512
 SMALL = 32  # pixels along an edge where memory is measured
-ROUNDS = [Round(epochs=6.0, resolution=2 * RESOLUTION), Round(epochs=9.0)]
 
 
 def write_noise(folder: Path, count: int, box: int) -> None:
@@ -64,22 +65,14 @@ def molecule(gaussians: int) -> Mixture:
     return Mixture(center, 0.5 + torch.rand(gaussians, generator=generator), torch.full((gaussians,), 5.0))
 
 
-def prepare(folder: Path, gaussians: int) -> tuple[DeformableMixture, Study]:
-    """As the stage does."""
-    store, neutral = open_store(folder), molecule(gaussians)
+def prepare(folder: Path, gaussians: int) -> tuple[DeformableMixture, Study, list[Round]]:
+    """As the stage does, with its default options."""
+    store, options = open_store(folder), stage.Options(latent_dim=4)
+    ground = Ground(molecule(gaussians), Map(torch.zeros(BOX, BOX, BOX), PIXEL))
+    sections, keys = stage.decoder_sections(options, None)
+    decoders = sections, memberships(sections, keys, ground)
     band = open_band(store, torch.full((1, store.box // 2 + 1), float(store.box**2)), RESOLUTION)
-    varies = torch.ones(gaussians, dtype=torch.bool)
-    pooling = make_pooling(neutral, varies, 64, ["position", "amplitude"], 0)
-    seen = partial(gradient_inputs, neutral=neutral, loss=likelihood, pooling=pooling, length=RESOLUTION)
-    held_out = choose_held_out(store.particles.particle, 0.1, 0)
-    study = make_study(band, likelihood, neutral, seen, {each.resolution for each in ROUNDS}, held_out)
-    design = single_design(
-        gaussians=gaussians, latent_dim=4, inputs=pooling.inputs, hidden=256, layers=3, dropout=0.0,
-        field=store.box * PIXEL, length=RESOLUTION,
-    )  # fmt: skip
-    model = build_model(design, neutral, [varies], 0)
-    model.encoder.start_at_components(study.sampled_evidence(20_000, model.encoder.reads_images))
-    return model, study
+    return stage.prepare(band, ground, decoders, RESOLUTION, torch.device("cpu"), options)
 
 
 def peak() -> float:
@@ -90,9 +83,9 @@ def peak() -> float:
 def whole(folder: Path, gaussians: int, epochs: float) -> dict[str, float]:
     """Seconds of what comes before training, of an epoch of each round, of embedding; and peak memory."""
     start = time.perf_counter()
-    model, study = prepare(folder, gaussians)
+    model, study, rounds = prepare(folder, gaussians)
     before = time.perf_counter() - start
-    rounds = [Round(epochs=epochs, resolution=2 * RESOLUTION), Round(epochs=epochs)]
+    rounds = [replace(each, epochs=epochs) for each in rounds if not each.population]
     history = train(model, study, TrainingOptions(), rounds)
     ends = history.groupby("round")["seconds"].max().tolist()
     start = time.perf_counter()
@@ -107,7 +100,7 @@ def whole(folder: Path, gaussians: int, epochs: float) -> dict[str, float]:
 
 def stages(folder: Path, gaussians: int) -> dict[str, float]:
     """Best milliseconds of each part of a step in the whole band; the parts' sum and the step itself."""
-    model, study = prepare(folder, gaussians)
+    model, study, _ = prepare(folder, gaussians)
     options, rows = TrainingOptions(), torch.nonzero(~study.held_out).flatten()
     order = shuffled(study, rows, source(0))
     portion = next(batches(study, order, options.batch, 0))[2]
@@ -116,6 +109,7 @@ def stages(folder: Path, gaussians: int) -> dict[str, float]:
     latent = torch.randn(len(portion.rows), 4)
     mixture = model.decode(latent)
     parts = [part.detach().requires_grad_() for part in (mixture.center, mixture.amplitude, mixture.width)]
+    standing = standing_for_all(len(portion.rows))
     slopes = [torch.randn_like(part) for part in parts]
 
     def decode() -> None:
@@ -134,6 +128,7 @@ def stages(folder: Path, gaussians: int) -> dict[str, float]:
         "encoder": best(lambda: model.encode(evidence).sum().backward()),
         "decoder": best(decode),
         "projection and loss": best(lambda: likelihood(batch, batch.predict(Mixture(*parts))).sum().backward()),
+        "rigidity": best(lambda: model.penalty(Mixture(*parts), standing).sum().backward()),
         "gradient's norm": best(lambda: nn.utils.clip_grad_norm_(model.parameters(), 1e9)),
         "optimiser": best(optimizer.step),
     }
