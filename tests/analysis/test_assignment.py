@@ -33,6 +33,9 @@ def files(tmp_path_factory) -> tuple[Path, np.ndarray]:
     with torch.no_grad():
         for parameter in model.decoders.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+        spread = torch.Generator().manual_seed(9)  # over latent space, as training leaves them
+        model.landmark.copy_(2 * torch.randn(model.landmark.shape, generator=spread))
+        model.landmark_share.fill_(1 / len(model.landmark))
     save_model(folder / "model.pt", model)
     known = particles(COUNT, generator)
     state = torch.randint(0, 2, (COUNT,), generator=generator)

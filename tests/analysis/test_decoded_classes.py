@@ -128,6 +128,16 @@ def test_what_leaves_is_reckoned_as_if_it_were_gone(study):
         assert found == pytest.approx(float((rest.log() - losses[:, kept]).logsumexp(1).sum() - whole), rel=1e-9)
 
 
+def test_of_more_starts_those_stay_that_the_particles_need(study):
+    """Once moved: two near one state are as good as one, and the farthest from its own state comes there."""
+    band, label = study
+    found = fit_classes(decode, band, torch.tensor([[-0.6], [-0.4], [-0.1], [0.0], [0.3], [0.7]]), passes=0, count=3)
+    assert len(found) == 3
+    ours, limit = (adjusted_rand_score(label, most_probable(memberships(band, one))) for one in (found, TRUE))
+    assert ours > 0.95 * limit
+    assert torch.allclose(found.share.sort().values, torch.bincount(label).sort().values / COUNT, atol=0.06)
+
+
 def test_what_every_particle_wants_stays():
     """By so much that its share is 1 but for rounding."""
     losses = torch.full((1000, 16), 60.0, dtype=torch.float64)

@@ -87,7 +87,7 @@ def seconds(stage, size, processes=1):
 def epochs(stage, size):
     """Passes over the particles, each as long as an epoch of a training."""
     if stage == "latent":  # some thousands choose among landmarks; then each class is moved, freed, and compared
-        return BESIDE + size.classes * (size.epochs + 2) if size.classes else 0
+        return BESIDE + size.classes * (size.epochs + 3) if size.classes else 0
     return {"heterogeneity": AROUND + size.epochs, "crossing": EMBEDDED}.get(stage, 0)
 
 

@@ -5,9 +5,10 @@ every particle is compared with the K structures themselves, and says by its pro
 greatest is `sum_i log sum_k share_k p(particle_i | structure_k)`, in three steps:
 
     chosen    of the model's landmarks, hundreds of structures with which some thousands of particles are compared
-              cheaply, the K stay that are missed most. k-means divides what is frequent before it tells apart what is
+              cheaply, the 2K stay that are missed most. k-means divides what is frequent before it tells apart what is
               rare, and no later step mends that
-    decoded   the structures are those of K latents, which move from there
+    decoded   the structures are those of 2K latents, which move from there; the K stay that are missed most. Landmarks
+              are as good as chance has placed them, and two of one state can explain more than a poor one of another
     freed     each class's Gaussians take places and amplitudes of their own, near the decoded ones: a decoder that has
               learnt all particles' structures at once has none of them quite
 
@@ -33,6 +34,7 @@ Decode = Callable[[Tensor], Mixture]
 CHOOSING = 10_000  # particles, evenly from all and no more, that choose among landmarks
 RESTING = 400  # steps of expectation maximization after which few landmarks have a share, of which
 COMPETING = 8  # times as many compete as there are classes
+STARTS = 2  # latents that move, for each class
 SHARING = 30  # steps that bring the shares of few structures to rest
 RAREST = 1e-9  # share of a class that no particle is in
 BATCH = 128  # particles a step
@@ -62,18 +64,22 @@ def fit_classes(
     passes: int = 1,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    count: int | None = None,
 ) -> Classes:
     """Classes of the greatest likelihood, by stochastic steps.
 
     Args:
         decode: of a trained model: latents to mixtures.
         band: the particles, with the gain that the model was trained with.
-        start: a latent for each class.
+        start: a latent for each class, or more.
         passes: over the particles with freed Gaussians, after one with decoded ones; 0: they stay decoded.
         seed: of the particles' order.
         device: where the model is.
+        count: classes that stay when the latents have moved; None: all.
     """
     classes = decoded(decode, start.to(device), band, seed)
+    if count is not None and count < len(classes):
+        classes = of_most_need(classes, band, count)
     return freed(classes, band, passes, seed) if passes else classes
 
 
@@ -82,7 +88,7 @@ def chosen_landmarks(model: DeformableMixture, band: Band, count: int) -> Float[
 
     Those with a share of at least one particle when shares have come to rest compete, and leave one by one. On the CPU.
     """
-    chosen = torch.arange(len(band))[:: -(-len(band) // CHOOSING)]
+    chosen = choosing(band)
     subspace = landmark_subspace(model, band)
     blocks = progress(chosen.split(BLOCK), "comparing with landmarks")
     gains = torch.cat([subspace.gains(band.batch(rows)) for rows in blocks])
@@ -91,6 +97,24 @@ def chosen_landmarks(model: DeformableMixture, band: Band, count: int) -> Float[
     found = share.argsort(descending=True)[: min(COMPETING * count, shared)]
     kept = found[most_needed(-gains[:, found].double(), count)]
     return model.landmark[kept.to(model.landmark.device)]
+
+
+def choosing(band: Band) -> Int[Tensor, " row"]:
+    """Some particles, evenly from all."""
+    return torch.arange(len(band))[:: -(-len(band) // CHOOSING)]
+
+
+def of_most_need(classes: Classes, band: Band, count: int) -> Classes:
+    """So many of the classes, without the others."""
+    losses, structure, device = (
+        all_losses(band, classes.structure, choosing(band)),
+        classes.structure,
+        classes.share.device,
+    )
+    kept = most_needed(losses, count)
+    share = shares_at_rest(losses[:, kept], torch.full((count,), 1 / count, dtype=losses.dtype)).float().to(device)
+    rows = kept.to(device)
+    return Classes(Mixture(structure.center[rows], structure.amplitude[rows], structure.width[rows]), share)
 
 
 def most_needed(losses: Float[Tensor, "particle start"], count: int) -> Int[Tensor, " component"]:
@@ -208,7 +232,8 @@ def class_probabilities(
 ) -> Float[np.ndarray, "particle component"]:
     """Probabilities of the classes that a model's structures form; see `fit_classes`."""
     model = model.to(device).requires_grad_(False)
-    classes = fit_classes(model.decode, band, chosen_landmarks(model, band, count), passes, seed, device)
+    start = chosen_landmarks(model, band, min(STARTS * count, len(model.landmark)))
+    classes = fit_classes(model.decode, band, start, passes, seed, device, count)
     say("latent: shares of the classes " + ", ".join(f"{share:.1%}" for share in classes.share.tolist()))
     return memberships(band, classes).numpy()
 
@@ -220,10 +245,12 @@ def class_losses(batch: Batch, structures: Mixture) -> Float[Tensor, "image comp
 
 
 @torch.no_grad()
-def all_losses(band: Band, structures: Mixture) -> Float[Tensor, "particle component"]:
-    """Those of every particle, on the CPU and in float64: only differences of a few nats in thousands tell."""
+def all_losses(
+    band: Band, structures: Mixture, chosen: Int[Tensor, " row"] | None = None
+) -> Float[Tensor, "particle component"]:
+    """Of every particle, or of some, on the CPU and in float64: only differences of a few nats in thousands tell."""
     device = structures.center.device
-    blocks = progress(torch.arange(len(band)).split(BLOCK), "comparing classes")
+    blocks = progress((torch.arange(len(band)) if chosen is None else chosen).split(BLOCK), "comparing classes")
     return torch.cat([class_losses(band.batch(rows, device), structures).double().cpu() for rows in blocks])
 
 
