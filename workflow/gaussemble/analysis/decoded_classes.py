@@ -105,16 +105,13 @@ def choosing(band: Band) -> Int[Tensor, " row"]:
 
 
 def of_most_need(classes: Classes, band: Band, count: int) -> Classes:
-    """So many of the classes, without the others."""
-    losses, structure, device = (
-        all_losses(band, classes.structure, choosing(band)),
-        classes.structure,
-        classes.share.device,
-    )
+    """So many of the classes, those that are missed most (`most_needed`)."""
+    structure, losses = classes.structure, all_losses(band, classes.structure, choosing(band))
     kept = most_needed(losses, count)
-    share = shares_at_rest(losses[:, kept], torch.full((count,), 1 / count, dtype=losses.dtype)).float().to(device)
-    rows = kept.to(device)
-    return Classes(Mixture(structure.center[rows], structure.amplitude[rows], structure.width[rows]), share)
+    share = shares_at_rest(losses[:, kept], torch.full((count,), 1 / count, dtype=losses.dtype))
+    rows = kept.to(classes.share.device)
+    left = Mixture(structure.center[rows], structure.amplitude[rows], structure.width[rows])
+    return Classes(left, share.to(classes.share))
 
 
 def most_needed(losses: Float[Tensor, "particle start"], count: int) -> Int[Tensor, " component"]:

@@ -27,6 +27,7 @@ from gaussemble.fit.distributed import combine, is_first, parallel, processes, r
 from gaussemble.fit.penalties import standing_for_all
 from gaussemble.fit.population import READ, drawn, evidence, populate
 from gaussemble.fit.rounds import Round
+from gaussemble.fit.schedule import Epoch, plan_epochs, rate_of
 from gaussemble.fit.scratch import Table
 from gaussemble.fit.study import (
     EVALUATION_BATCH,
@@ -83,19 +84,6 @@ class TrainingOptions(StageOptions):
         default=300.0, ge=0, description="Time between checkpoints, from which a killed training goes on."
     )
     seed: int = Field(default=0, ge=0, description="Seed of weights, shuffling and held-out particles.")
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the particles, or the part of one that ends a round."""
-
-    number: int  # from 1
-    round: int  # from 1
-    settings: Round
-    first: int  # steps of the round before it
-    steps: int
-    round_steps: int
-    falls: bool  # whether the learning rate falls in its round
 
 
 @dataclass
@@ -231,7 +219,7 @@ def train(
             order = shuffled(study, rows, source(options.seed, epoch.number))
             left = batches(study, order, options.batch, course.step)
             for count, own, portion in islice(left, epoch.steps - course.step):
-                set_rate(optimizer, rate_of(epoch, course.step, options))
+                set_rate(optimizer, rate_of(epoch, course.step, options.learning_rate))
                 given = random_noise(model, options.seed, epoch.number, course.step, count)[own]
                 if course.drawn is not None:
                     given = latents_drawn(model, course.drawn, portion.rows, epoch)
@@ -254,7 +242,7 @@ def train(
             if ending:
                 save()
                 leave(ending)
-            rate = rate_of(epoch, epoch.steps - 1, options)
+            rate = rate_of(epoch, epoch.steps - 1, options.learning_rate)
             finish_epoch(course, model, epoch, held_out, rate, time.monotonic() - begun)
             report(course, plan)
             if options.patience is not None and course.stale >= options.patience:
@@ -269,17 +257,6 @@ def train(
     return pd.DataFrame(course.history)
 
 
-def plan_epochs(rounds: list[Round], steps: int) -> list[Epoch]:
-    """The epochs of all rounds; `steps` is how many a whole one has, and a round's last may be a part of one."""
-    plan: list[Epoch] = []
-    for number, settings in enumerate(rounds, start=1):
-        whole = max(1, round(settings.epochs * steps))
-        for first in range(0, whole, steps):
-            falls = number == len(rounds) or rounds[number].population
-            plan.append(Epoch(len(plan) + 1, number, settings, first, min(steps, whole - first), whole, falls))
-    return plan
-
-
 def steps_an_epoch(study: Study, rows: Int[Tensor, " image"], size: int) -> int:
     """Batches of a pass over the rows.
 
@@ -290,22 +267,6 @@ def steps_an_epoch(study: Study, rows: Int[Tensor, " image"], size: int) -> int:
     if least < processes():
         raise InputError(f"batches of {least} particles cannot be shared by {processes()} processes; start fewer")
     return sum(len(cut(portion, size)) for portion in shuffled(study, rows, source(0)))
-
-
-def rate_share(done: int, steps: int, falls: bool = True) -> float:
-    """Share of the highest learning rate after `done` of `steps` steps: a tenth up, then level, or down as a cosine."""
-    rising = max(1, steps // 10)
-    if done < rising:
-        return (done + 1) / rising
-    if not falls:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (done - rising) / max(1, steps - rising)))
-
-
-def rate_of(epoch: Epoch, step: int, options: TrainingOptions) -> float:
-    """The learning rate of a step of an epoch; it falls in rounds of the population and in the last one before."""
-    share_of_it = rate_share(epoch.first + step, epoch.round_steps, epoch.falls)
-    return (epoch.settings.learning_rate or options.learning_rate) * share_of_it
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
