@@ -18,7 +18,7 @@ from tiny import BOX, PIXEL, images, molecule, particles, white_noise_power
 
 NOISE, COUNT = 0.25, 400
 STATES = torch.tensor([[-2.0, 0.0], [2.0, 0.5]])
-ASKED = {"umap": False, "clusters": 2, "device": "cpu"}
+ASKED = {"umap": False, "clusters": 2}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
-"""Classes as structures: found from a poor start, with their shares, as well as they can be told apart."""
+"""Classes as maps: found from poor starts, with their shares, as well as they can be told apart."""
 
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -8,20 +9,23 @@ from sklearn.metrics import adjusted_rand_score
 
 from gaussemble.analysis import decoded_classes
 from gaussemble.analysis.decoded_classes import (
+    NEAR,
     Classes,
-    all_losses,
-    chosen_landmarks,
-    class_losses,
     class_probabilities,
-    fit_classes,
+    climbed,
+    exchanged,
     left_without,
-    memberships,
     most_needed,
-    most_probable,
+    objective,
+    rise,
     shares_at_rest,
+    spread_of,
+    stepped,
 )
 from gaussemble.fit.band import open_band
+from gaussemble.fit.coordinates import Coordinates, coordinates_of
 from gaussemble.fit.losses import likelihood
+from gaussemble.fit.population import landmark_subspace
 from gaussemble.io.store import open_store, write_store
 from gaussemble.model.heterogeneity import DeformableMixture, single_design
 from gaussemble.quantities import Mixture
@@ -32,12 +36,21 @@ NOISE, COUNT = 0.5, 1500
 ANGLES, SHARES = torch.tensor([-0.5, 0.1, 0.6]), torch.tensor([0.5, 0.2, 0.3])
 
 
-def decode(latent: torch.Tensor) -> Mixture:
-    """The arm's angle is the latent: `tiny.bent`, differentiable."""
-    still, cosine, sine = molecule().expand(len(latent)), latent[:, :1].cos(), latent[:, :1].sin()
-    x, y, z = still.center[:, 16:].unbind(-1)
-    arm = torch.stack([cosine * x - sine * y, sine * x + cosine * y, z], dim=-1)
-    return Mixture(torch.cat([still.center[:, :16], arm], dim=1), still.amplitude, still.width)
+class SwingingModel(DeformableMixture):
+    """The arm's angle is the latent, in parts of `reach` beyond which it does not go."""
+
+    reach = float("inf")
+
+    def decode(self, latent, active=None):
+        return bent(molecule(), latent[:, 0].clamp(-self.reach, self.reach))
+
+
+def swinging(angles: torch.Tensor, reach: float = float("inf")) -> SwingingModel:
+    """A model whose landmarks are some angles, with equal shares."""
+    model = SwingingModel(single_design(latent_dim=1, **SIZES), molecule()).eval()
+    model.landmark, model.landmark_share = angles[:, None], torch.full((len(angles),), 1 / len(angles))
+    model.reach = reach
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -51,137 +64,222 @@ def study(tmp_path_factory):
     return open_band(open_store(folder), white_noise_power(NOISE), 15.0), label
 
 
-def rigid(latent: torch.Tensor) -> Mixture:
-    """A decoder that cannot bend the arm as far as it goes: the angle is at most 0.3."""
-    return decode(0.3 * torch.tanh(latent))
+@pytest.fixture(scope="module")
+def measured(study):
+    """What particles say of the weights of landmarks at 25 angles, the landmarks' weights, and how these are spread."""
+    band, _ = study
+    subspace = landmark_subspace(swinging(torch.linspace(-0.8, 0.8, 25)), band, NEAR)
+    table, weight = coordinates_of(subspace, band), subspace.weight.double()
+    return table.of(torch.arange(COUNT)), weight, spread_of(weight, torch.full((25,), 1 / 25, dtype=torch.float64))
 
 
-TRUE = Classes(decode(ANGLES[:, None]), SHARES)
+def gains_of(band, angles: torch.Tensor) -> torch.Tensor:
+    """Log-likelihoods under arms at some angles, each by its own projections."""
+    batch, arms = band.batch(torch.arange(COUNT)), bent(molecule(), angles)
+    each = zip(arms.center, arms.amplitude, arms.width, strict=True)
+    return torch.stack([-likelihood(batch, batch.predict(Mixture(*one))) for one in each], dim=1).double()
 
 
-@pytest.mark.parametrize("passes", [0, 2], ids=["decoded", "freed"])
-def test_structures_and_shares_are_found(study, passes):
+def limit(study) -> float:
+    """The Rand index of the most probable of the true structures."""
     band, label = study
-    found = fit_classes(decode, band, torch.tensor([[-0.2], [0.0], [0.2]]), passes)
-    # an arm's Gaussian that is 20 Å from the hinge is 1.2 Å off where its angle is by 0.06; its standard error is 0.01
-    moved = (found.structure.center - TRUE.structure.center).norm(dim=-1)
-    assert float(moved.square().mean().sqrt()) < (1.2 if passes == 0 else 2.0)
-    assert torch.allclose(found.share, torch.bincount(label) / COUNT, atol=0.06)
-    ours, limit = (adjusted_rand_score(label, most_probable(memberships(band, one))) for one in (found, TRUE))
-    assert 0.2 < limit < 0.97  # noise through which the classes are not plain
-    assert ours > 0.95 * limit
+    found = adjusted_rand_score(label, (gains_of(band, ANGLES) + SHARES.log()).argmax(1))
+    assert 0.2 < found < 0.97  # noise through which the classes are not plain
+    return found
 
 
-def test_freed_gaussians_go_where_the_decoder_cannot(study):
-    """With a decoder that bends too little, classes of their own tell particles apart better than decoded ones."""
+def at(weight: torch.Tensor, rows: list[int]) -> Classes:
+    """Classes at some landmarks, with equal shares."""
+    return Classes(weight[rows], torch.full((len(rows),), 1 / len(rows), dtype=torch.float64).log())
+
+
+@pytest.mark.parametrize(
+    "angles",
+    [
+        torch.linspace(-0.8, 0.8, 25),
+        torch.tensor([-0.5] * 14 + [0.1] + [0.6] * 5) + 0.1 * torch.linspace(-1, 1, 20)[torch.arange(0, 60, 3) % 20],
+        torch.linspace(-0.8, 0.8, 7),
+    ],
+    ids=["everywhere", "crowded about two states", "hardly more than classes that begin"],
+)
+def test_classes_are_found_and_their_shares(study, angles):
     band, label = study
-    scores = []
-    for passes in (0, 3):
-        found = fit_classes(rigid, band, torch.tensor([[-0.8], [0.0], [0.8]]), passes)
-        scores.append(adjusted_rand_score(label, most_probable(memberships(band, found))))
-    limit = adjusted_rand_score(label, most_probable(memberships(band, TRUE)))
-    assert scores[1] - scores[0] > 0.15 * (limit - scores[0])  # seen: a third of it, in 180 steps
+    probability = class_probabilities(swinging(angles), band, 3)
+    assert adjusted_rand_score(label, probability.argmax(1)) > 0.95 * limit(study)
+    order = [torch.from_numpy(probability)[label == state].mean(0).argmax() for state in range(3)]
+    assert sorted(order) == [0, 1, 2]
+    found = torch.from_numpy(probability).mean(0)[torch.stack(order)]
+    assert torch.allclose(found, torch.bincount(label).double() / COUNT, atol=0.06)
+
+
+def test_probabilities_are_honest(study):
+    """The mean probability of the true class is the mean of the squares, as it is under the true structures."""
+    band, label = study
+    probability = torch.from_numpy(class_probabilities(swinging(torch.linspace(-0.8, 0.8, 25)), band, 3))
+    assert torch.allclose(probability.sum(1), torch.ones(COUNT, dtype=torch.float64))
+    order = torch.stack([probability[label == state].mean(0).argmax() for state in range(3)])
+    right = probability[:, order].gather(1, label[:, None]).mean()
+    assert float(right) == pytest.approx(float(probability.square().sum(1).mean()), abs=0.04)
+
+
+def test_classes_go_where_the_decoder_does_not(study):
+    """With one that bends too little, maps of their own tell particles apart better than the best of its structures."""
+    band, label = study
+    reach = 0.35
+    decoder = (gains_of(band, ANGLES.clamp(-reach, reach)) + SHARES.log()).argmax(1)
+    found = class_probabilities(swinging(torch.linspace(-reach, reach, 15)), band, 3).argmax(1)
+    before, after = (adjusted_rand_score(label, one) for one in (decoder, found))
+    assert after - before > 0.3 * (limit(study) - before)  # seen: 0.65 of it
+
+
+def test_a_step_never_leads_down_and_ends_where_the_posterior_is_flat(measured):
+    seen, weight, spread = measured
+    classes, values = at(weight, [8, 12, 15]), []
+    for _ in range(12):
+        classes, value = stepped([seen], classes, spread)
+        values.append(value)
+    assert all(after >= before for before, after in pairwise(values))
+    assert values[0] == pytest.approx(objective([seen], at(weight, [8, 12, 15]), spread))
+    rest = climbed([seen], classes, spread, 200)
+    assert objective([seen], rest, spread) >= values[-1]
+
+    def posterior(place: torch.Tensor, logit: torch.Tensor) -> torch.Tensor:
+        """Written out anew, in float64."""
+        row, column = torch.triu_indices(place.shape[1], place.shape[1])
+        gram = torch.zeros(COUNT, *2 * place.shape[1:], dtype=torch.float64)
+        gram[:, row, column] = gram[:, column, row] = seen.curvature.double()
+        gains = seen.pull.double() @ place.T - 0.5 * torch.einsum("kc,ncd,kd->nk", place, gram, place)
+        offset = place - spread.mean
+        prior = 0.5 * torch.einsum("kc,cd,kd->", offset, spread.precision, offset)
+        return (gains + torch.log_softmax(logit, 0)).logsumexp(1).sum() - prior
+
+    slopes = torch.func.grad(posterior, argnums=(0, 1))(rest.weight, rest.logit)
+    away = torch.func.grad(posterior, argnums=(0, 1))(*vars(at(weight, [8, 12, 15])).values())
+    for flat, steep in zip(slopes, away, strict=True):
+        assert float(flat.norm()) < 0.02 * float(steep.norm())
+
+
+def test_far_steps_save_many(measured):
+    """Of 24 steps each, from two classes in one state and one between the others."""
+    seen, weight, spread = measured
+    start = plain = at(weight, [4, 5, 17])
+    for _ in range(24):
+        plain, _ = stepped([seen], plain, spread)
+    best, slow, quick = (
+        objective([seen], each, spread)
+        for each in (climbed([seen], start, spread, 100), plain, climbed([seen], start, spread, 6))
+    )
+    assert best - quick < 0.2 * (best - slow)  # seen: a thirtieth
+
+
+def test_a_landmark_that_is_wanted_takes_the_place_of_what_is_least_missed(generator):
+    """Three states far apart along a line: two classes share one of them, and steps alone leave them there."""
+    state = torch.arange(300) % 3
+    places = torch.tensor([-6.0, 2.0, 6.0])
+    estimate = places[state] + 0.5 * torch.randn(300, generator=generator)
+    seen = Coordinates(4 * estimate[:, None], torch.full((300, 1), 4.0))  # of a precision of 4
+    landmark = torch.linspace(-8, 8, 17, dtype=torch.float64)[:, None]
+    spread = spread_of(landmark, torch.full((17,), 1 / 17, dtype=torch.float64))
+    poor = climbed([seen], at(landmark, [1, 3, 12]), spread, 100)
+    assert int((poor.weight < 0).sum()) == 2
+    better = exchanged(seen, poor, landmark, spread)
+    assert torch.allclose(better.weight.flatten().sort().values.float(), places, atol=0.15)
+    assert torch.allclose(better.logit.exp(), torch.full((3,), 1 / 3, dtype=torch.float64), atol=0.01)
+    assert objective([seen], better, spread) > objective([seen], poor, spread) + 1
+
+
+def test_nothing_is_exchanged_where_nothing_is_gained(measured):
+    seen, weight, spread = measured
+    best = climbed([seen], at(weight, [4, 14, 21]), spread, 100)
+    assert torch.allclose(exchanged(seen, best, weight, spread).weight, best.weight, atol=0.05)
+
+
+def test_what_a_share_for_a_structure_brings(study):
+    """Against the log-likelihoods with and without it."""
+    band, _ = study
+    gains = gains_of(band, torch.tensor([-0.5, 0.6, 0.1, 0.12]))
+    two = (gains[:, :2] - torch.log(torch.tensor(2.0))).logsumexp(1)
+    found = rise(gains[:, 2:], two, 0.2)
+    for number in range(2):
+        three = torch.cat([gains[:, :2], gains[:, 2 + number, None]], dim=1)
+        whole = (three + torch.tensor([0.4, 0.4, 0.2]).log()).logsumexp(1)
+        assert float(found[number]) == pytest.approx(float((whole - two).mean()), rel=1e-6)
+    assert (found > 0).all()
 
 
 def test_of_many_structures_those_stay_that_the_particles_need(study):
     """Half of the particles are in one state, which most of the starts are near; the rarest state has one start."""
     band, _ = study
     starts = torch.tensor([-0.6, -0.5, -0.4, 0.1, 0.6, 0.7])
-    losses = all_losses(band, decode(starts[:, None]))
-    kept = starts[most_needed(losses, 3)]
+    gains = gains_of(band, starts)
+    kept = starts[most_needed(gains, 3)]
     assert kept[0] in starts[:3] and kept[1] == 0.1 and kept[2] in starts[4:]
-    assert torch.equal(most_needed(losses, 6), torch.arange(6))
-
-
-class SwingingModel(DeformableMixture):
-    """The arm's angle is the latent."""
-
-    def decode(self, latent, active=None):
-        return decode(latent)
-
-
-def test_landmarks_that_crowd_about_one_state_are_no_harm(study, monkeypatch):
-    """Most of them near the most frequent state, one in twenty near the rarest; classes begin with one in each."""
-    band, label = study
-    model = SwingingModel(single_design(latent_dim=1, **SIZES), molecule()).eval()
-    near = torch.tensor([-0.5] * 14 + [0.1] + [0.6] * 5)
-    scatter = 0.1 * torch.linspace(-1, 1, 20)[torch.randperm(20, generator=torch.Generator().manual_seed(1))]
-    model.landmark, model.landmark_share = (near + scatter)[:, None], torch.full((20,), 0.05)
-    monkeypatch.setattr(decoded_classes, "CHOOSING", 700)  # of 1,500 every third then
-    start = chosen_landmarks(model, band, 3)
-    assert torch.allclose(start.flatten().sort().values, ANGLES, atol=0.11)
-    probability = class_probabilities(model, band, 3, passes=0)
-    limit = adjusted_rand_score(label, most_probable(memberships(band, TRUE)))
-    assert adjusted_rand_score(label, probability.argmax(1)) > 0.95 * limit
+    assert torch.equal(most_needed(gains, 6), torch.arange(6))
 
 
 def test_what_leaves_is_reckoned_as_if_it_were_gone(study):
     """Against the log-likelihood without it; also of a structure that some particles cannot do without."""
     band, _ = study
-    losses = all_losses(band, decode(ANGLES[:, None]))
+    gains = gains_of(band, ANGLES)
     share = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
-    losses[:5] += torch.tensor([0.0, 800.0, 900.0])  # exp(-800) is 0 in float64
-    whole = (share.log() - losses).logsumexp(1).sum()
-    for gone, found in enumerate(left_without(losses, share).tolist()):
+    gains[:5] -= torch.tensor([0.0, 800.0, 900.0])  # exp(-800) is 0 in float64
+    whole = (share.log() + gains).logsumexp(1).sum()
+    for gone, found in enumerate(left_without(gains, share).tolist()):
         kept = torch.arange(3) != gone
         rest = share[kept] / share[kept].sum()
-        assert found == pytest.approx(float((rest.log() - losses[:, kept]).logsumexp(1).sum() - whole), rel=1e-9)
-
-
-def test_of_more_starts_those_stay_that_the_particles_need(study):
-    """Once moved: two near one state are as good as one, and the farthest from its own state comes there."""
-    band, label = study
-    found = fit_classes(decode, band, torch.tensor([[-0.6], [-0.4], [-0.1], [0.0], [0.3], [0.7]]), passes=0, count=3)
-    assert len(found) == 3
-    ours, limit = (adjusted_rand_score(label, most_probable(memberships(band, one))) for one in (found, TRUE))
-    assert ours > 0.95 * limit
-    assert torch.allclose(found.share.sort().values, torch.bincount(label).sort().values / COUNT, atol=0.06)
+        assert found == pytest.approx(float((rest.log() + gains[:, kept]).logsumexp(1).sum() - whole), rel=1e-9)
 
 
 def test_what_every_particle_wants_stays():
     """By so much that its share is 1 but for rounding."""
-    losses = torch.full((1000, 16), 60.0, dtype=torch.float64)
-    losses[:, 0] = 0
-    assert 0 in most_needed(losses, 4)
-    assert most_needed(losses, 1).tolist() == [0]
+    gains = torch.full((1000, 16), -60.0, dtype=torch.float64)
+    gains[:, 0] = 0
+    assert 0 in most_needed(gains, 4)
+    assert most_needed(gains, 1).tolist() == [0]
 
 
 def test_what_is_given_up_costs_the_least_of_all_choices(study):
     """Against every choice of three of six structures, with shares of their own."""
     band, _ = study
-    losses = all_losses(band, decode(torch.tensor([-0.6, -0.3, 0.0, 0.2, 0.5, 0.9])[:, None]))
+    gains = gains_of(band, torch.tensor([-0.6, -0.3, 0.0, 0.2, 0.5, 0.9]))
 
     def likelihood_of(kept: torch.Tensor) -> float:
-        own = losses[:, kept]
+        own = gains[:, kept]
         share = shares_at_rest(own, torch.full((3,), 1 / 3, dtype=torch.float64))
-        return float((share.log() - own).logsumexp(1).sum())
+        return float((share.log() + own).logsumexp(1).sum())
 
     every = [likelihood_of(torch.tensor(kept)) for kept in combinations(range(6), 3)]
-    ours = likelihood_of(most_needed(losses, 3))
+    ours = likelihood_of(most_needed(gains, 3))
     assert sum(ours < one - 1e-6 for one in every) <= 1  # leaving one by one, the best or the second of twenty
 
 
-def test_probabilities_are_honest(study):
-    """Under the true structures the mean probability of the true class is the mean of the squares."""
+def test_landmarks_that_have_come_to_one_place_are_one_class_at_least(study):
+    band, _ = study
+    probability = class_probabilities(swinging(torch.full((8,), 0.1)), band, 2)
+    assert probability.shape == (COUNT, 2)
+    assert torch.isfinite(torch.from_numpy(probability)).all()
+
+
+def test_few_particles_choose_among_landmarks_and_all_have_their_say(study, monkeypatch):
     band, label = study
-    probability = memberships(band, TRUE)
-    assert torch.allclose(probability.sum(1), torch.ones(COUNT, dtype=torch.float64))
-    right = probability.gather(1, label[:, None]).mean()
-    assert float(right) == pytest.approx(float(probability.square().sum(1).mean()), abs=0.04)
+    monkeypatch.setattr(decoded_classes, "CHOOSING", 300)
+    monkeypatch.setattr(decoded_classes, "SEARCHING", 700)
+    probability = class_probabilities(swinging(torch.linspace(-0.8, 0.8, 25)), band, 3)
+    assert len(probability) == COUNT
+    assert adjusted_rand_score(label, probability.argmax(1)) > 0.95 * limit(study)
 
 
-def test_a_loss_is_that_of_its_structure(study):
+def test_classes_are_the_same_each_time(study):
     band, _ = study
-    batch = band.batch(torch.arange(7))
-    losses = class_losses(batch, decode(ANGLES[:, None]))
-    alone = decode(ANGLES[1:2, None])
-    expected = likelihood(batch, batch.predict(Mixture(alone.center[0], alone.amplitude[0], alone.width[0])))
-    assert torch.allclose(losses[:, 1], expected, rtol=1e-5)
+    one, other = (class_probabilities(swinging(torch.linspace(-0.8, 0.8, 9)), band, 2) for _ in range(2))
+    assert (one == other).all()
 
 
-def test_the_same_seed_gives_the_same_classes(study):
-    band, _ = study
-    start = torch.tensor([[-0.2], [0.2]])
-    one, other = (fit_classes(decode, band, start, seed=3) for _ in range(2))
-    assert torch.equal(one.structure.center, other.structure.center) and torch.equal(one.share, other.share)
-    assert torch.equal(start, torch.tensor([[-0.2], [0.2]]))
+def test_one_more_class_takes_its_share_from_all(measured):
+    _, weight, _ = measured
+    some = replace(at(weight, [1, 2]), logit=torch.tensor([0.75, 0.25], dtype=torch.float64).log())
+    more = some.with_one(weight[3])
+    assert len(more) == 3 and torch.equal(more.weight[2], weight[3])
+    assert float(more.logit.exp().sum()) == pytest.approx(1)
+    assert float(more.logit[0] - more.logit[1]) == pytest.approx(float(torch.tensor(3.0).log()))
+    assert torch.allclose(more[torch.tensor([True, True, False])].logit, some.logit)

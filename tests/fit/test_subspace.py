@@ -6,7 +6,7 @@ import torch
 from gaussemble.fit import subspace as subspace_module
 from gaussemble.fit.band import open_band
 from gaussemble.fit.losses import likelihood
-from gaussemble.fit.subspace import components, narrowed, subspace_of
+from gaussemble.fit.subspace import Tolerance, components, narrowed, subspace_of
 from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.quantities import Mixture
 from tiny import BOX, PIXEL, bent, make_store, molecule, white_noise_power
@@ -65,11 +65,15 @@ def test_gains_are_those_of_each_structures_own_projections(batch):
     assert_gains(found.gains(batch), direct(batch, states))
 
 
-def test_gains_without_anything_left_out_are_exact_but_for_interpolation(batch, monkeypatch):
-    monkeypatch.setattr(subspace_module, "LEFT_OUT", 1e-3)
-    monkeypatch.setattr(subspace_module, "FINEST", 1e-6)
-    states = structures()
-    assert_gains(subspace_of(blocks(states, 5), molecule(), batch).gains(batch), direct(batch, states), 0.02)
+def test_gains_without_anything_left_out_are_exact_but_for_interpolation(batch):
+    states, exact = structures(), Tolerance(nats=1e-3, power=1e-6)
+    assert_gains(subspace_of(blocks(states, 5), molecule(), batch, exact).gains(batch), direct(batch, states), 0.02)
+
+
+def test_no_more_components_than_are_allowed_for(batch, capsys):
+    found = subspace_of([structures()], molecule(), batch, Tolerance(nats=1e-3, power=1e-6, most=2))
+    assert found.grids.shape[-1] == found.weight.shape[1] == 2
+    assert "compared by 2 components, which leave out" in capsys.readouterr().err
 
 
 def test_gains_in_a_smaller_box_are_those_of_its_rings(batch, monkeypatch):

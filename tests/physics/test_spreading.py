@@ -62,6 +62,18 @@ def test_narrow_gaussians_need_the_common_kernel_and_wide_ones_a_coarser_grid():
     assert wide.size < 64
 
 
+@pytest.mark.parametrize("widest", [4.5, 6.5])
+def test_a_single_wide_gaussian_leaves_the_others_quick(generator, widest):
+    """Those of a sparse mixture, which would all be projected by the slow form if one were too wide to be spread."""
+    mixture, rotation = some_gaussians(generator, 44, (0.34, 0.9)), random_rotations(3, generator)
+    mixture.width[:, 7] = PIXEL * widest
+    grid = plan_grid(0.34, widest, 50, 44)
+    assert grid is not None
+    found, exact = both_ways(mixture, rotation, 44, grid)
+    found[:, 22], found[:, :, 22], exact[:, 22], exact[:, :, 22] = 0, 0, 0, 0
+    assert float(((found - exact).abs() / mixture.amplitude.sum(-1)[:, None, None]).max()) < 4e-5
+
+
 def test_no_plan_where_spreading_is_no_good():
     assert plan_grid(20.0, 30.0, 500, 64) is None  # as wide as the box
     assert plan_grid(0.5, 1.0, 500, 64, tolerance=1e-12) is None  # not with float32's rounding

@@ -8,9 +8,8 @@ this file by itself, again in every job.
 import math
 from collections import namedtuple
 
-# box: pixels of the stored images; epochs: of a training (`trained`), or passes of `latent` over the particles to find
-# `classes` by their images, 0 where it reads latents alone
-Size = namedtuple("Size", "particles box gaussians epochs maps classes", defaults=[0])
+# box: pixels of the stored images; epochs: of a training (`trained`); decoded: whether `latent` finds classes by images
+Size = namedtuple("Size", "particles box gaussians epochs maps decoded", defaults=[False])
 Job = namedtuple("Job", "stage threads gpus megabytes minutes")
 
 # Of a stage on one core: MB of libraries and of itself, bytes a voxel of the box, bytes a particle; seconds,
@@ -32,14 +31,15 @@ NEEDS = {
     "agreement": Need(600, 100, 3500, 10, 0, 0, 0),
     "truth": Need(900, 100, 500, 10, 5, 500, 500),
 }
-AROUND, BESIDE = 9, 6  # epochs that take as long as what comes before and after those of a training, or classes' passes
-COMPARED = 4  # epochs that take as long as comparing all particles with the landmarks
+AROUND = 9  # epochs that take as long as what comes before and after those of a training
+COMPARED = 4  # epochs that take as long as comparing all particles with the landmarks, or with what classes are of
 EMBEDDED = 7  # the same of embedding by another half's network
 LANDMARKS, MOST = 4000, 2200  # bytes a voxel that the landmarks' components take, and MB at most
 HALF_MAP = 48  # bytes a voxel that the sums of one half-map take, zero-padded
-BATCH_PIXEL = 3000  # bytes a pixel that a batch of particles takes for each class that it is compared with
+SEARCHING, SEARCHED = 50_000, 12_000  # particles, at most, by which classes are looked for; bytes of each
 GPU = 4000  # MB of the machine's own memory that a process with a GPU takes for CUDA's libraries
 OVERHEAD = 500  # MB: a job of a cluster has two processes of Snakemake beside it
+SEARCH = 120  # seconds that the search for classes takes, of many and many particles
 SPARE_MEMORY, SPARE_TIME = 2, 4
 SHORTEST = 15  # minutes
 
@@ -52,18 +52,12 @@ def megabytes(stage, size, gpus=0, memory=4.0):
         found += min(1000 * memory, 2 * HALF_MAP * size.box**3 * size.maps / 1e6)
     if stage == "neutral":
         found += 0.1 * size.gaussians
-    if stage == "latent" and size.classes:
-        found += megabytes_of_classes(size)
+    if stage == "latent" and size.decoded:
+        found += 300 + min(MOST, LANDMARKS * size.box**3 / 1e6) + SEARCHED * min(SEARCHING, size.particles) / 1e6
     if stage in ("heterogeneity", "crossing"):
         found += min(MOST, LANDMARKS * size.box**3 / 1e6)
         found = max(1, gpus) * (found + 0.1 * size.gaussians)
     return math.ceil((OVERHEAD + GPU * gpus + SPARE_MEMORY * found) / 100) * 100
-
-
-def megabytes_of_classes(size):
-    """Of the stage latent, where it compares classes with images: landmarks, or later a batch and what each says."""
-    later = (BATCH_PIXEL * size.classes * size.box**2 + 100 * size.classes * size.particles) / 1e6
-    return 300 + max(min(MOST, LANDMARKS * size.box**3 / 1e6), later)
 
 
 def minutes(stage, size, processes=1):
@@ -79,6 +73,8 @@ def seconds(stage, size, processes=1):
     if stage == "neutral":
         found += 0.05 * size.gaussians
     found += epochs(stage, size) * size.particles * milliseconds(size) / 1e3 / max(1, processes)
+    if stage == "latent" and size.decoded:
+        found += SEARCH
     if stage in ("volumes", "agreement", "models"):
         found += size.maps * (0.5 + 3e-6 * size.box**3)
     return found
@@ -86,9 +82,8 @@ def seconds(stage, size, processes=1):
 
 def epochs(stage, size):
     """Passes over the particles, each as long as an epoch of a training."""
-    if stage == "latent":  # some thousands choose among landmarks; then each class is moved, freed, and compared
-        return BESIDE + size.classes * (size.epochs + 3) if size.classes else 0
-    return {"heterogeneity": AROUND + size.epochs, "crossing": EMBEDDED}.get(stage, 0)
+    known = {"heterogeneity": AROUND + size.epochs, "crossing": EMBEDDED, "latent": COMPARED * size.decoded}
+    return known.get(stage, 0)
 
 
 def trained(epochs, em_rounds, em_epochs):

@@ -41,8 +41,7 @@ rule latent:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        **on_gpus(GPU, decoded),
-        mem_mb=memory("latent", GPU, decoded),
+        mem_mb=memory("latent"),
         runtime=time("latent"),
     params:
         files=optional("labels", "report"),

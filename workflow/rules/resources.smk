@@ -36,29 +36,14 @@ TRAINING_GPUS = site("training_gpus", 1)  # of the stage heterogeneity
 GPU = min(1, TRAINING_GPUS)  # of other stages that use one
 
 
-def on_gpus(count, where=None):
-    """Resources of a job with so many GPUs, which may be none: where SLURM finds them.
-
-    where: a function of wildcards that says which jobs have them; none: all do.
-    """
+def on_gpus(count):
+    """Resources of a job with so many GPUs, which may be none: where SLURM finds them."""
     found = {
         "gpu": count,
         "slurm_partition": count and site("gpu_partition", None),
         "gpu_model": count and site("gpu_type", None),
     }
-    named = {key: value for key, value in found.items() if value or key == "gpu"}
-    others = {"gpu": 0, "slurm_partition": site("slurm_partition", ""), "gpu_model": ""}
-
-    def chosen(key):
-        return lambda wildcards: (named if where(wildcards) else others)[key]
-
-    return {key: chosen(key) for key in named} if where else named
-
-
-def decoded(wildcards):
-    """Whether the stage latent compares particles with structures, as a training does."""
-    options = settings("latent", wildcards)
-    return options["method"] == "decoded" and not options["labels"]
+    return {key: value for key, value in found.items() if value or key == "gpu"}
 
 
 SIGNAL = "--signal=TERM@120"  # two minutes before a job's time ends: enough to write a checkpoint
@@ -97,26 +82,25 @@ def size(stage, wildcards):
         particles=count if split == "full" else count // 2 + 1,
         box=original if uncropped else config["particles"]["box"] or original,
         gaussians=config["seeds"]["count"] or min(8192, config["neutral"]["most"]),
-        epochs=passes(stage, stages) if stages else 0,
+        epochs=passes(stages) if stages else 0,
         maps=maps(stages) if stages else 0,
-        classes=classes(stage, wildcards) if stages else 0,
+        decoded=decoded(stage, wildcards),
     )
 
 
-def passes(stage, stages):
-    """Of a training over the particles, or of classes that are found by images."""
-    if stage == "latent":
-        return stages["latent"]["passes"]
+def passes(stages):
+    """Of a training over the particles."""
     given = stages["heterogeneity"]
     rounds = sum(each["epochs"] for each in given["rounds"]) or given["epochs"]
     return COSTS["trained"](rounds, given["em_rounds"], given["em_epochs"])
 
 
-def classes(stage, wildcards):
-    """How many the stage latent finds by the particles' images; where none are given, as many as it tries at most."""
-    if stage != "latent" or not decoded(wildcards):
-        return 0
-    return settings("latent", wildcards)["clusters"] or 10
+def decoded(stage, wildcards):
+    """Whether the stage finds classes by the particles' images, for which it compares them with landmarks."""
+    if stage != "latent":
+        return False
+    options = settings("latent", wildcards)
+    return options["method"] == "decoded" and not options["labels"]
 
 
 def maps(stages):
@@ -126,14 +110,13 @@ def maps(stages):
     return (latent["clusters"] or 10) + axes * latent["points"]
 
 
-def memory(stage, gpus=0, where=None):
-    """A function for resources: MB, and after each kill twice as many; gpus, where: as on_gpus has them."""
+def memory(stage, gpus=0):
+    """A function for resources: MB, and after each kill twice as many."""
 
     def megabytes(wildcards, attempt):
         stages = config["analyses"].get(wildcards.get("analysis"), {})
         room = stages["volumes"]["memory"] if stage == "volumes" else 0
-        processes = gpus if where is None or where(wildcards) else 0
-        needed = COSTS["megabytes"](stage, size(stage, wildcards), processes, room)
+        needed = COSTS["megabytes"](stage, size(stage, wildcards), gpus, room)
         return needed * 2 ** (attempt - 1)
 
     return megabytes

@@ -14,7 +14,6 @@ from gaussemble.analysis.clustering import Clusters, find_clusters, most_probabl
 from gaussemble.analysis.decoded_classes import class_probabilities
 from gaussemble.analysis.populations import shared_out
 from gaussemble.errors import InputError
-from gaussemble.fit.devices import DeviceName, choose_device
 from gaussemble.fit.particles import particles_in_band
 from gaussemble.io.files import read_json
 from gaussemble.io.store import open_store
@@ -31,8 +30,8 @@ class ClusterOptions(StageOptions):
     method: Literal["kmeans", "gaussian_mixture", "hdbscan", "decoded"] = Field(
         default="kmeans",
         description="How clusters are found: of latents, by k-means, normal distributions (each particle through its "
-        "own error) or density (hdbscan, which leaves particles out); or as structures that share the particles by "
-        "likelihood (decoded), best where particles are noisy, at the cost of some passes over them.",
+        "own error) or density (hdbscan, which leaves particles out); or as maps that share the particles by "
+        "likelihood (decoded), best where particles are noisy, at the cost of a pass over them.",
     )
     clusters: int | None = Field(
         default=4,
@@ -43,13 +42,6 @@ class ClusterOptions(StageOptions):
     smallest: int | None = Field(
         default=None, ge=5, description="Fewest particles of a cluster of hdbscan; none: a hundredth of all."
     )
-    passes: int = Field(
-        default=4,
-        ge=0,
-        description="Passes over the particles in which the Gaussians of decoded classes take places and amplitudes of "
-        "their own; 0: the classes stay what the decoder draws.",
-    )
-    device: DeviceName = Field(default="auto", description="Where decoded classes are found.")
     seed: int = Field(default=0, ge=0, description="Seed of clusters and UMAP.")
 
 
@@ -116,7 +108,7 @@ def assign(
         in_file = read_json(files.report)["particles_in_file"] if files.report is not None else None
         found = read_labels(files.labels, particle, in_file)
     elif method == "decoded" and count > 1:
-        found = _decoded_clusters(particle, z, pc, count, files, options)
+        found = _decoded_clusters(particle, z, pc, count, files)
     elif method == "gaussian_mixture" and seen is not None:
         found = most_probable(shared_out(seen, count, options.seed), pc[:, 0])
     else:
@@ -152,9 +144,8 @@ def _decoded_clusters(
     pc: Float[np.ndarray, "particle component"],
     count: int,
     files: ClusterFiles,
-    options: ClusterOptions,
 ) -> Clusters:
-    """Classes of structures that start at the model's landmarks."""
+    """Classes of maps that start at the model's landmarks."""
     assert files.particles is not None and files.consensus is not None and files.model is not None
     store, model = open_store(files.particles), load_model(files.model)
     if not np.array_equal(store.particles.particle.numpy(), particle):
@@ -164,6 +155,4 @@ def _decoded_clusters(
     if count > model.design.landmarks:
         raise InputError(f"option clusters is {count}, but {files.model} has {model.design.landmarks} landmarks")
     band = particles_in_band(store, files.consensus, model.neutral, model.design.compared)
-    device = choose_device(options.device)
-    probability = class_probabilities(model, band, count, options.passes, options.seed, device)
-    return most_probable(probability, pc[:, 0])
+    return most_probable(class_probabilities(model, band, count), pc[:, 0])

@@ -1,261 +1,258 @@
-"""Classes as a few structures that share the particles out among them by likelihood, as in 3D classification.
+"""Classes as a few maps that share the particles out among them by likelihood, as in 3D classification.
 
 k-means and mixtures divide latents, each of which has been drawn towards the prior by as much as its view is poor. Here
-every particle is compared with the K structures themselves, and says by its probabilities how sure it is. What is made
-greatest is `sum_i log sum_k share_k p(particle_i | structure_k)`, in three steps:
+every particle is compared with the K maps themselves, and says by its probabilities how sure it is. A class's map is
+the neutral mixture's and a sum, of weights w_k, of the components in which the model's landmarks differ. With b_i and
+G_i what a particle's image says of weights (`fit.coordinates`), and r_ik the probability of class k for particle i, a
+step of expectation maximisation is exact, and takes no image:
 
-    chosen    of the model's landmarks, hundreds of structures with which some thousands of particles are compared
-              cheaply, the 2K stay that are missed most. k-means divides what is frequent before it tells apart what is
-              rare, and no later step mends that
-    decoded   the structures are those of 2K latents, which move from there; the K stay that are missed most. Landmarks
-              are as good as chance has placed them, and two of one state can explain more than a poor one of another
-    freed     each class's Gaussians take places and amplitudes of their own, near the decoded ones: a decoder that has
-              learnt all particles' structures at once has none of them quite
+    r_ik ~ share_k exp(w_k·b_i - 1/2 w_k·G_i w_k)
+    w_k  = (sum_i r_ik G_i + C^-1)^-1 (sum_i r_ik b_i + C^-1 m)
 
-It costs about as much as K passes of scoring for each pass over the particles.
+N(m, C) is how landmarks' weights are spread, and what classes are expected to be drawn from. Such steps lead to the
+greatest posterior near where they begin, so where they begin matters: at landmarks that the particles would miss most,
+more of them than there are to be classes, of which those stay that are missed most once they have moved. (k-means
+divides what is frequent before it tells apart what is rare, and no later step mends that; and two landmarks of one
+state may keep another out.) Then landmarks that particles still want take the place of classes that are missed least,
+while the posterior rises by it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from gaussemble.fit.band import Band, Batch
-from gaussemble.fit.losses import likelihood
-from gaussemble.fit.population import landmark_subspace, shares
+from gaussemble.fit.band import Band
+from gaussemble.fit.coordinates import Coordinates, coordinates_of
+from gaussemble.fit.population import landmark_subspace
+from gaussemble.fit.subspace import Tolerance
 from gaussemble.model.heterogeneity import DeformableMixture
-from gaussemble.progress import progress, say
-from gaussemble.quantities import Mixture
+from gaussemble.progress import say
 
-Decode = Callable[[Tensor], Mixture]
-CHOOSING = 10_000  # particles, evenly from all and no more, that choose among landmarks
-RESTING = 400  # steps of expectation maximization after which few landmarks have a share, of which
-COMPETING = 8  # times as many compete as there are classes
-STARTS = 2  # latents that move, for each class
-SHARING = 30  # steps that bring the shares of few structures to rest
+NEAR = Tolerance(nats=0.01, share=1e-3, power=1e-4, most=48)  # a particle's numbers grow with the square of the last
+CHOOSING = 10_000  # particles, evenly from all and no more, that choose among landmarks,
+SEARCHING = 50_000  # and that look for better classes
+STARTS = 2  # times as many classes begin as there are to be, of
+COMPETING = 4  # times as many landmarks
+SHARING = 30  # steps that bring the shares of fixed maps to rest
+CYCLES = 5  # of four steps each, at most, in which classes move; and when all particles have their say
+LAST_CYCLES = 100
+SETTLED = 1e-6  # nats a particle: a cycle that gains less is the last
+ADDED = 0.1  # of a mean class's share: with so much a landmark begins
+TRIALS = 8  # landmarks in a row that bring nothing: then no more are tried
+BLOCK = 4096  # particles whose gains are worked on at a time
 RAREST = 1e-9  # share of a class that no particle is in
-BATCH = 128  # particles a step
-STEPS = 60  # at least; a pass over few particles has too few
-BLOCK = 64  # particles compared at a time
-# Rates of Adam: latents (in units of their prior) and shares' logarithms, places in Å, amplitudes in their mean
-LATENT_RATE, PLACE_RATE, AMPLITUDE_RATE = 0.05, 0.1, 0.01
-# How far from the decoded structures Gaussians are expected, as standard deviations in Å and in the mean amplitude
-PLACE, AMPLITUDE = 2.0, 0.3
+NARROWEST = 1e-6  # of the components' whole variance, added to each: few landmarks may not span them
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes' structures (component, gaussian), and their shares of the particles."""
+    """Weights of the classes' maps in some components, and the logarithms of their shares of the particles."""
 
-    structure: Mixture
-    share: Float[Tensor, " component"]
+    weight: Float64[Tensor, "class component"]
+    logit: Float64[Tensor, " class"]
 
     def __len__(self) -> int:
-        return len(self.share)
+        return len(self.logit)
+
+    def __getitem__(self, kept: Tensor) -> "Classes":
+        """Some of them, whose shares sum to 1 again."""
+        return Classes(self.weight[kept], torch.log_softmax(self.logit[kept], 0))
+
+    def with_one(self, weight: Float64[Tensor, " component"]) -> "Classes":
+        """One more, which takes a part of a mean share from the others."""
+        share = torch.cat([self.logit.exp(), torch.full((1,), ADDED / len(self), dtype=torch.float64)])
+        return Classes(torch.cat([self.weight, weight[None]]), (share / share.sum()).log())
+
+    def logs(self, seen: Coordinates) -> Float64[Tensor, "particle class"]:
+        """Of share times likelihood, over the reference's."""
+        return seen.gains(self.weight).double() + self.logit
 
 
-def fit_classes(
-    decode: Decode,
-    band: Band,
-    start: Float[Tensor, "component latent"],
-    passes: int = 1,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    count: int | None = None,
+@dataclass(frozen=True)
+class Spread:
+    """The normal distribution that classes' weights are expected to be drawn from."""
+
+    mean: Float64[Tensor, " component"]
+    precision: Float64[Tensor, "component component"]
+
+    def cost(self, weight: Float64[Tensor, "class component"]) -> float:
+        """Minus the logarithm of its density in nats, summed, up to a constant."""
+        offset = weight - self.mean
+        return 0.5 * float((offset @ self.precision * offset).sum())
+
+
+def class_probabilities(model: DeformableMixture, band: Band, count: int) -> Float64[np.ndarray, "particle class"]:
+    """Probabilities of so many classes, found from a model's landmarks; computed on the CPU."""
+    subspace = landmark_subspace(model.cpu().requires_grad_(False), band, NEAR)
+    order = model.landmark_share.argsort(descending=True)
+    landmark, share = subspace.weight[order].double(), model.landmark_share[order].double()
+    seen, spread = coordinates_of(subspace, band), spread_of(landmark, share)
+    few, many = (seen.of(torch.arange(len(seen))[:: -(-len(seen) // most)]) for most in (CHOOSING, SEARCHING))
+    classes = exchanged(many, begun(few, landmark, spread, count), landmark, spread)
+    classes = climbed(seen, classes, spread, LAST_CYCLES)
+    say("latent: shares of the classes " + ", ".join(f"{part:.1%}" for part in classes.logit.exp().tolist()))
+    return torch.cat([torch.softmax(classes.logs(block), dim=1) for block in seen]).numpy()
+
+
+def spread_of(weight: Float64[Tensor, "landmark component"], share: Float64[Tensor, " landmark"]) -> Spread:
+    """Mean and covariance of landmarks by their shares."""
+    mean = share @ weight
+    offset = weight - mean
+    covariance = (share[:, None] * offset).mT @ offset
+    least = (NARROWEST * covariance.trace() + 1e-30) * torch.eye(len(mean), dtype=torch.float64)
+    return Spread(mean, torch.linalg.inv(covariance + least))
+
+
+def begun(seen: Coordinates, landmark: Float64[Tensor, "landmark component"], spread: Spread, count: int) -> Classes:
+    """Classes that begin at landmarks, of which the first ones have most particles."""
+    competing = landmark[: COMPETING * STARTS * count]
+    gains = seen.gains(competing).double()
+    start = competing[most_needed(gains, min(STARTS * count, len(competing)))]
+    equal = torch.full((len(start),), 1 / len(start), dtype=torch.float64).log()
+    moved = climbed([seen], Classes(start, equal), spread, CYCLES)
+    return moved[most_needed(seen.gains(moved.weight).double(), count)]
+
+
+def exchanged(
+    seen: Coordinates, classes: Classes, landmark: Float64[Tensor, "landmark component"], spread: Spread
 ) -> Classes:
-    """Classes of the greatest likelihood, by stochastic steps.
+    """The same number of classes of a higher posterior, as far as some landmark instead of some class leads there.
 
-    Args:
-        decode: of a trained model: latents to mixtures.
-        band: the particles, with the gain that the model was trained with.
-        start: a latent for each class, or more.
-        passes: over the particles with freed Gaussians, after one with decoded ones; 0: they stay decoded.
-        seed: of the particles' order.
-        device: where the model is.
-        count: classes that stay when the latents have moved; None: all.
+    The landmark is tried first that would make the particles likeliest if it took a tenth of a mean class's share. (Of
+    all mixtures the likeliest is that to which no structure can be added with gain: Lindsay, Ann. Stat. 11, 86, 1983.)
     """
-    classes = decoded(decode, start.to(device), band, seed)
-    if count is not None and count < len(classes):
-        classes = of_most_need(classes, band, count)
-    return freed(classes, band, passes, seed) if passes else classes
+    classes = climbed([seen], classes, spread, CYCLES)
+    reached, gains = objective([seen], classes, spread), seen.gains(landmark)
+    tried = torch.zeros(len(landmark), dtype=torch.bool)
+    while tried.sum() < min(TRIALS, len(landmark)):
+        wanted = rise(gains, classes.logs(seen).logsumexp(1), ADDED / len(classes)).masked_fill(tried, -torch.inf)
+        best = int(wanted.argmax())
+        if wanted[best] <= 0:
+            break
+        more = climbed([seen], classes.with_one(landmark[best]), spread, CYCLES)
+        lost = left_without(seen.gains(more.weight).double(), more.logit.exp())
+        trial = climbed([seen], more[torch.arange(len(more)) != int(lost.argmax())], spread, CYCLES)
+        value = objective([seen], trial, spread)
+        tried[best] = True
+        if value > reached + SETTLED:
+            classes, reached = trial, value
+            tried[:] = False
+    return classes
 
 
-def chosen_landmarks(model: DeformableMixture, band: Band, count: int) -> Float[Tensor, "component latent"]:
-    """The latents of the landmarks under whose structures the particles are likeliest, as many as asked for.
+def rise(
+    gains: Float[Tensor, "particle structure"], mixture: Float64[Tensor, " particle"], share: float
+) -> Float64[Tensor, " structure"]:
+    """By how many nats a particle of unknown class becomes likelier, in the mean, if a structure takes so much."""
+    total = torch.zeros(gains.shape[1], dtype=torch.float64)
+    for block, own in zip(gains.split(BLOCK), mixture.split(BLOCK), strict=True):
+        ahead = block.double() - own[:, None] + np.log(share)
+        total += torch.logaddexp(ahead, torch.full_like(ahead, np.log1p(-share))).sum(0)
+    return total / len(gains)
 
-    Those with a share of at least one particle when shares have come to rest compete, and leave one by one. On the CPU.
+
+def climbed(seen: Iterable[Coordinates], classes: Classes, spread: Spread, cycles: int) -> Classes:
+    """Classes of a greater posterior by steps of expectation maximisation, two of which tell where many would lead.
+
+    Noisy particles make steps short. With r the first step, v what the second differs from it by and a = |r|/|v|, the
+    place 2 a r + a² v ahead is tried (SQUAREM: Varadhan & Roland, Scand. J. Stat. 35, 335 (2008)), and taken where it
+    is no worse than that of two plain steps.
     """
-    chosen = choosing(band)
-    subspace = landmark_subspace(model, band)
-    blocks = progress(chosen.split(BLOCK), "comparing with landmarks")
-    gains = torch.cat([subspace.gains(band.batch(rows)) for rows in blocks])
-    share = shares(gains, RESTING)
-    shared = max(count, int((share * len(chosen) >= 1).sum()))
-    found = share.argsort(descending=True)[: min(COMPETING * count, shared)]
-    kept = found[most_needed(-gains[:, found].double(), count)]
-    return model.landmark[kept.to(model.landmark.device)]
+    before = -torch.inf
+    for _ in range(cycles):
+        first, value = stepped(seen, classes, spread)
+        if value - before < SETTLED:
+            break
+        before = value
+        second, _ = stepped(seen, first, spread)
+        third, plain = stepped(seen, second, spread)
+        ahead = extrapolated(classes, first, second)
+        after, reached = stepped(seen, ahead, spread)
+        classes = after if reached >= plain else third
+    return classes
 
 
-def choosing(band: Band) -> Int[Tensor, " row"]:
-    """Some particles, evenly from all."""
-    return torch.arange(len(band))[:: -(-len(band) // CHOOSING)]
+def extrapolated(start: Classes, first: Classes, second: Classes) -> Classes:
+    """Where two steps point to."""
+    at = [torch.cat([each.weight, each.logit[:, None]], dim=1) for each in (start, first, second)]
+    step, change = at[1] - at[0], at[2] - 2 * at[1] + at[0]
+    far = max(1.0, float(step.norm() / change.norm().clamp(min=1e-30)))
+    place = at[0] + 2 * far * step + far**2 * change
+    return Classes(place[:, :-1], torch.log_softmax(place[:, -1].clamp(min=float(np.log(RAREST))), 0))
 
 
-def of_most_need(classes: Classes, band: Band, count: int) -> Classes:
-    """So many of the classes, those that are missed most (`most_needed`)."""
-    structure, losses = classes.structure, all_losses(band, classes.structure, choosing(band))
-    kept = most_needed(losses, count)
-    share = shares_at_rest(losses[:, kept], torch.full((count,), 1 / count, dtype=losses.dtype))
-    rows = kept.to(classes.share.device)
-    left = Mixture(structure.center[rows], structure.amplitude[rows], structure.width[rows])
-    return Classes(left, share.to(classes.share))
+def stepped(seen: Iterable[Coordinates], classes: Classes, spread: Spread) -> tuple[Classes, float]:
+    """One step of expectation maximisation, and the objective where it begins."""
+    count, components = classes.weight.shape
+    pull = torch.zeros(count, components, dtype=torch.float64)
+    curvature = torch.zeros(count, components, components, dtype=torch.float64)
+    number, value = torch.zeros(count, dtype=torch.float64), 0.0
+    for block in seen:
+        logs = classes.logs(block)
+        whole = logs.logsumexp(1, keepdim=True)
+        share = (logs - whole).exp()
+        one, other = block.totals(share)
+        pull, curvature, number, value = (
+            pull + one,
+            curvature + other,
+            number + share.sum(0),
+            value + float(whole.sum()),
+        )
+    weight = torch.linalg.solve(curvature + spread.precision, pull + spread.precision @ spread.mean)
+    total = float(number.sum())
+    logit = (number / total).clamp(min=RAREST).log()
+    return Classes(weight, torch.log_softmax(logit, 0)), (value - spread.cost(classes.weight)) / total
 
 
-def most_needed(losses: Float[Tensor, "particle start"], count: int) -> Int[Tensor, " component"]:
-    """Which structures to keep so that the particles stay as likely as can be: the others leave one by one.
+def objective(seen: Iterable[Coordinates], classes: Classes, spread: Spread) -> float:
+    """Nats a particle: log-likelihood over the reference's, and the logarithm of the classes' prior."""
+    logs = torch.cat([classes.logs(block).logsumexp(1) for block in seen])
+    return float(logs.sum() - spread.cost(classes.weight)) / len(logs)
+
+
+def most_needed(gains: Float64[Tensor, "particle start"], count: int) -> Int[Tensor, " class"]:
+    """Which of some structures to keep so that the particles stay as likely as can be: the others leave one by one.
 
     Each time the one leaves without which `sum_i log sum_k share_k p(particle_i | k)` is greatest, its share given to
     the others in proportion to theirs; then the shares come to rest again.
 
     Args:
-        losses: negative log-likelihoods.
+        gains: log-likelihoods, up to a constant for each particle.
         count: structures to keep.
     """
-    kept = torch.arange(losses.shape[1])
-    share = torch.full((len(kept),), 1 / len(kept), dtype=losses.dtype)
+    kept = torch.arange(gains.shape[1])
+    share = torch.full((len(kept),), 1 / len(kept), dtype=gains.dtype)
     while True:
-        share = shares_at_rest(losses[:, kept], share)
+        share = shares_at_rest(gains[:, kept], share)
         if len(kept) <= count:
             return kept
-        stays = torch.arange(len(kept)) != int(left_without(losses[:, kept], share).argmax())
+        stays = torch.arange(len(kept)) != int(left_without(gains[:, kept], share).argmax())
         kept, share = kept[stays], share[stays] / share[stays].sum()
 
 
 def left_without(
-    losses: Float[Tensor, "particle component"], share: Float[Tensor, " component"]
-) -> Float[Tensor, " component"]:
-    """How the log-likelihood of all particles changes if one component leaves, for each of them.
+    gains: Float64[Tensor, "particle class"], share: Float64[Tensor, " class"]
+) -> Float64[Tensor, " class"]:
+    """How the log-likelihood of all particles changes if one class leaves, for each of them.
 
     A particle of probability r for it becomes 1 - r times as likely. Where r is nearly 1, which only the most probable
-    component's can be, 1 - r is summed from the others.
+    class's can be, 1 - r is summed from the others.
     """
-    logit = share.log() - losses
-    whole, first = logit.logsumexp(1, keepdim=True), logit.argmax(1, keepdim=True)
-    others = logit.scatter(1, first, -torch.inf).logsumexp(1, keepdim=True)
-    change = torch.log1p(-(logit - whole).exp()).scatter(1, first, others - whole)
-    return change.sum(0) - len(losses) * torch.log1p(-share)
+    logs = share.log() + gains
+    whole, first = logs.logsumexp(1, keepdim=True), logs.argmax(1, keepdim=True)
+    others = logs.scatter(1, first, -torch.inf).logsumexp(1, keepdim=True)
+    change = torch.log1p(-(logs - whole).exp()).scatter(1, first, others - whole)
+    return change.sum(0) - len(gains) * torch.log1p(-share)
 
 
 def shares_at_rest(
-    losses: Float[Tensor, "particle component"], share: Float[Tensor, " component"]
-) -> Float[Tensor, " component"]:
-    """Shares of the greatest likelihood of fixed structures, by expectation maximization."""
+    gains: Float64[Tensor, "particle class"], share: Float64[Tensor, " class"]
+) -> Float64[Tensor, " class"]:
+    """Shares of the greatest likelihood of fixed structures, by expectation maximisation."""
     for _ in range(SHARING):
-        share = torch.softmax(share.log() - losses, dim=1).mean(0).clamp(min=RAREST)
+        share = torch.softmax(share.log() + gains, dim=1).mean(0).clamp(min=RAREST)
     return share / share.sum()
-
-
-def decoded(decode: Decode, start: Float[Tensor, "component latent"], band: Band, seed: int) -> Classes:
-    """The structures of the latents of the greatest likelihood, found in one pass."""
-    latent = start.detach().clone().float().requires_grad_()
-    equal = torch.full((len(start),), 1 / len(start), device=start.device)
-    share = _ascended([(latent, LATENT_RATE)], lambda: decode(latent), equal, band, 1, seed, "decoded classes")
-    return Classes(_fixed(decode(latent)), share)
-
-
-def freed(classes: Classes, band: Band, passes: int, seed: int) -> Classes:
-    """Structures of the greatest posterior whose Gaussians are near those of `classes`, normally in each parameter."""
-    near, unit = classes.structure, classes.structure.amplitude.abs().mean()
-    moved = torch.zeros_like(near.center, requires_grad=True)
-    changed = torch.zeros_like(near.amplitude, requires_grad=True)
-
-    def structure() -> Mixture:
-        return replace(near, center=near.center + moved, amplitude=near.amplitude + unit * changed)
-
-    def prior() -> Tensor:
-        return 0.5 * ((moved / PLACE).square().sum() + (changed / AMPLITUDE).square().sum())
-
-    rates = [(moved, PLACE_RATE), (changed, AMPLITUDE_RATE)]
-    share = _ascended(rates, structure, classes.share, band, passes, seed, "classes of their own", prior)
-    return Classes(_fixed(structure()), share)
-
-
-def _ascended(
-    rates: list[tuple[Tensor, float]],
-    structure: Callable[[], Mixture],
-    share: Float[Tensor, " component"],
-    band: Band,
-    passes: int,
-    seed: int,
-    what: str,
-    prior: Callable[[], Tensor] | None = None,
-) -> Float[Tensor, " component"]:
-    """Move the parameters, each at its rate, and the shares, which are returned; the rates fall to 0 by the end."""
-    logit = share.log().clone().requires_grad_()
-    generator = torch.Generator().manual_seed(seed)
-    steps = max(1, round(len(band) / BATCH))
-    orders = [torch.randperm(len(band), generator=generator) for _ in range(max(passes, -(-STEPS // steps)))]
-    batches = [rows for order in orders for rows in torch.tensor_split(order, steps)]
-    groups = [{"params": [one], "lr": rate} for one, rate in [*rates, (logit, LATENT_RATE)]]
-    optimizer = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / len(batches))
-    for rows in progress(batches, what):
-        losses = class_losses(band.batch(rows, share.device), structure())
-        objective = -(torch.log_softmax(logit, 0) - losses).logsumexp(1).mean()
-        if prior is not None:
-            objective = objective + prior() / len(band)
-        optimizer.zero_grad()
-        objective.backward()
-        optimizer.step()
-        schedule.step()
-    return torch.softmax(logit.detach(), 0)
-
-
-def _fixed(structure: Mixture) -> Mixture:
-    """Without gradients."""
-    return Mixture(structure.center.detach(), structure.amplitude.detach(), structure.width.detach())
-
-
-def class_probabilities(
-    model: DeformableMixture,
-    band: Band,
-    count: int,
-    passes: int = 1,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> Float[np.ndarray, "particle component"]:
-    """Probabilities of the classes that a model's structures form; see `fit_classes`."""
-    model = model.to(device).requires_grad_(False)
-    start = chosen_landmarks(model, band, min(STARTS * count, len(model.landmark)))
-    classes = fit_classes(model.decode, band, start, passes, seed, device, count)
-    say("latent: shares of the classes " + ", ".join(f"{share:.1%}" for share in classes.share.tolist()))
-    return memberships(band, classes).numpy()
-
-
-def class_losses(batch: Batch, structures: Mixture) -> Float[Tensor, "image component"]:
-    """Negative log-likelihood of each particle under each structure, which all particles share."""
-    each = zip(structures.center, structures.amplitude, structures.width, strict=True)
-    return torch.stack([likelihood(batch, batch.predict(Mixture(*one))) for one in each], dim=1)
-
-
-@torch.no_grad()
-def all_losses(
-    band: Band, structures: Mixture, chosen: Int[Tensor, " row"] | None = None
-) -> Float[Tensor, "particle component"]:
-    """Of every particle, or of some, on the CPU and in float64: only differences of a few nats in thousands tell."""
-    device = structures.center.device
-    blocks = progress((torch.arange(len(band)) if chosen is None else chosen).split(BLOCK), "comparing classes")
-    return torch.cat([class_losses(band.batch(rows, device), structures).double().cpu() for rows in blocks])
-
-
-def memberships(band: Band, classes: Classes) -> Float[Tensor, "particle component"]:
-    """Probability of each class for each particle, on the CPU."""
-    return torch.softmax(classes.share.log().double().cpu() - all_losses(band, classes.structure), dim=1)
-
-
-def most_probable(probability: Float[Tensor, "particle component"]) -> Int[Tensor, " particle"]:
-    """Class of each particle, from 0."""
-    return probability.argmax(1)

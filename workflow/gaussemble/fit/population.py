@@ -25,7 +25,7 @@ from gaussemble.fit.distributed import barrier, share
 from gaussemble.fit.posterior import Posterior, Prior
 from gaussemble.fit.scratch import Table, make_table
 from gaussemble.fit.study import Study
-from gaussemble.fit.subspace import BLOCK, Subspace, subspace_of
+from gaussemble.fit.subspace import BLOCK, Subspace, Tolerance, subspace_of
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.progress import progress
 
@@ -115,12 +115,12 @@ def compared(model: DeformableMixture, band: Band) -> Table:
 
 
 @torch.no_grad()
-def landmark_subspace(model: DeformableMixture, band: Band) -> Subspace:
+def landmark_subspace(model: DeformableMixture, band: Band, tolerance: Tolerance | None = None) -> Subspace:
     """The landmarks' structures, as what is quick to compare with the band's particles; on the CPU."""
     model.eval()
     structures = (model.decode(place) for place in model.landmark.split(BLOCK))
     sample = band.batch(torch.linspace(0, len(band) - 1, min(SEEN, len(band))).long())
-    return subspace_of(structures, model.neutral, sample)
+    return subspace_of(structures, model.neutral, sample, tolerance)
 
 
 def shares(gains: Float[Tensor, "image landmark"], steps: int = SHARING) -> Float[Tensor, " landmark"]:

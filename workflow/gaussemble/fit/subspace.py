@@ -24,15 +24,22 @@ from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.progress import say
 from gaussemble.quantities import Mixture
 
-LEFT_OUT = 0.1  # nats by which a structure and what the components make of it may differ, in the mean,
-SHARE = 0.01  # and of what it differs from the reference by
 MOST = 128  # components; they cost time, and
 MEMORY = 1.5e9  # bytes that their padded transforms may take
 TRIED = 2  # times as many directions of maps, from which they are made
-FINEST = 1e-3  # share of the maps' power that these may leave out
 WIDEST = 96  # pixels of the box to which structures are compared: memory grows with its cube
 BLOCK = 32  # maps held at a time
 PADDING = 2
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far what the components make of a structure may be from it, where `most` components can be so near."""
+
+    nats: float = 0.1  # in the mean over particles,
+    share: float = 0.01  # and of what structures differ from the reference by
+    power: float = 1e-3  # of the maps' power, seen or not
+    most: int = MOST
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,17 @@ class Subspace:
     weight: Float[Tensor, "structure component"]
     squares: Float[Tensor, "structure products"]  # of two weights
 
-    def gains(self, batch: Batch) -> Float[Tensor, "image structure"]:
-        """By how many nats each structure makes each image likelier than the reference does."""
+    def equations(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "image component"], Float[Tensor, "image component component"]]:
+        """<P_c, r> and <P_c, P_d> of each image."""
         seen = narrowed(batch)
         left = replace(seen, image=seen.image - seen.predict(self.reference))
-        cross, gram = normal_equations(self.grids, left)
+        return normal_equations(self.grids, left)
+
+    def gains(self, batch: Batch) -> Float[Tensor, "image structure"]:
+        """By how many nats each structure makes each image likelier than the reference does."""
+        cross, gram = self.equations(batch)
         return cross @ self.weight.mT - 0.5 * gram.flatten(start_dim=1) @ self.squares.mT
 
 
@@ -57,7 +70,9 @@ def narrowed(batch: Batch) -> Batch:
     return batch if batch.box <= WIDEST else batch.coarser((WIDEST / 2 - 1) / (batch.box / 2 - 1))
 
 
-def subspace_of(structures: Iterable[Mixture], reference: Mixture, batch: Batch) -> Subspace:
+def subspace_of(
+    structures: Iterable[Mixture], reference: Mixture, batch: Batch, tolerance: Tolerance | None = None
+) -> Subspace:
     """What `Subspace.gains` needs to compare structures with particles.
 
     Components are those of what particles see: principal components of the maps under the metric of the mean Gram
@@ -67,10 +82,11 @@ def subspace_of(structures: Iterable[Mixture], reference: Mixture, batch: Batch)
         structures: in blocks (structure, gaussian), one block at a time in memory; on any device.
         reference: a single mixture that they do not differ from by much, on the same.
         batch: some particles, on the CPU, for what is seen, and for the box and the pixel size of what is compared.
+        tolerance: see `Tolerance`.
     """
-    seen = narrowed(batch)
-    most = max(1, min(MOST, int(MEMORY / (4 * (PADDING * seen.box) ** 3))))
-    parts, weight = components(_differences(structures, reference, seen.box, seen.pixel_size), FINEST, TRIED * most)
+    seen, near = narrowed(batch), tolerance or Tolerance()
+    most = max(1, min(near.most, int(MEMORY / (4 * (PADDING * seen.box) ** 3))))
+    parts, weight = components(_differences(structures, reference, seen.box, seen.pixel_size), near.power, TRIED * most)
     slices = torch.cat([_slices(volume_grids(some, PADDING), seen) for some in parts.split(BLOCK)], dim=2)
     gram = slices.mT @ slices
     values, axes = torch.linalg.eigh(gram.double().mean(0))
@@ -78,7 +94,7 @@ def subspace_of(structures: Iterable[Mixture], reference: Mixture, batch: Batch)
     told = weight.double() @ root
     power, turn = torch.linalg.eigh(told.mT @ told / len(told))
     power, turn = power.flip(0).clamp(min=0), turn.flip(1)
-    allowed = min(2 * LEFT_OUT, SHARE * float(power.sum()))
+    allowed = min(2 * near.nats, near.share * float(power.sum()))
     count = min(int((power.sum() - power.cumsum(0) > allowed).sum()) + 1, len(power), most)
     combined = torch.einsum("cd,czyx->dzyx", torch.linalg.solve(root.mT, turn[:, :count]).to(parts), parts)
     weight = (told @ turn[:, :count]).to(weight)

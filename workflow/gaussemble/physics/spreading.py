@@ -31,7 +31,7 @@ from gaussemble.quantities import Mixture
 
 TOLERANCE = 2e-5  # of F(0); a particle's noise is a thousand times that
 ROUNDING = 1e-6  # of float32, in the same unit
-COLUMNS = (8, 16, 24, 32, 48, 64)  # pixels along x that a kernel is made for: whole vectors of a processor
+COLUMNS = (8, 16, 24, 32, 48, 64, 96, 128)  # pixels along x that a kernel is made for: whole vectors of a processor
 # What costs as much as adding one point of a Gaussian: measured, one core
 FIXED_COST = 600.0  # points, of a Gaussian however narrow
 FFT_COST = 80.0  # points, of a sample of the grid
