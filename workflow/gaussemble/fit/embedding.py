@@ -2,8 +2,8 @@
 
 Two descriptions of a particle's posterior meet. Over landmarks (fit.population) it may have any form, but none finer
 than the landmarks' spacing. By Gauss-Newton steps from the most probable landmark it is as fine as can be, but normal.
-With n landmarks probable, the first counts `(n - 1) / (n + dimensions)`: not at all where one landmark takes it all,
-alone where there are many.
+With n landmarks probable, the first counts `(n - 1) / (n + dimensions)`: not at all where one landmark takes it all;
+alone where that is more than a half.
 """
 
 import torch
@@ -20,7 +20,9 @@ from gaussemble.fit.training import encode_all
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.progress import progress
 
-PLAIN = 0.9  # where landmarks count so much, they count alone: refining would cost more than it could change
+# Where landmarks count for more, they count alone: a posterior of so many is no normal one. (Refining 6,000 particles
+# of `linker` at SNR 0.01 up to 0.9 took 60 s and gave an R² of 0.447; up to 0.5 7 s and 0.453; without it, 0.457.)
+PLAIN = 0.5
 
 
 def embed(model: DeformableMixture, study: Study, steps: int, seed: int) -> tuple[Posterior, Prior]:
