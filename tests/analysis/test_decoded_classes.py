@@ -1,6 +1,5 @@
 """Classes as maps: found from poor starts, with their shares, as well as they can be told apart."""
 
-from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -11,13 +10,14 @@ from gaussemble.analysis import decoded_classes
 from gaussemble.analysis.decoded_classes import (
     NEAR,
     Classes,
+    Spread,
     class_probabilities,
     climbed,
-    exchanged,
+    exchanges,
+    improved,
     left_without,
     most_needed,
     objective,
-    rise,
     shares_at_rest,
     spread_of,
     stepped,
@@ -172,39 +172,45 @@ def test_far_steps_save_many(measured):
     assert best - quick < 0.2 * (best - slow)  # seen: a thirtieth
 
 
-def test_a_landmark_that_is_wanted_takes_the_place_of_what_is_least_missed(generator):
-    """Three states far apart along a line: two classes share one of them, and steps alone leave them there."""
+def far_apart(generator) -> tuple[Coordinates, Classes, Spread]:
+    """Particles of three states far apart in a plane, two classes in one of these and one between the others."""
     state = torch.arange(300) % 3
-    places = torch.tensor([-6.0, 2.0, 6.0])
-    estimate = places[state] + 0.5 * torch.randn(300, generator=generator)
-    seen = Coordinates(4 * estimate[:, None], torch.full((300, 1), 4.0))  # of a precision of 4
-    landmark = torch.linspace(-8, 8, 17, dtype=torch.float64)[:, None]
-    spread = spread_of(landmark, torch.full((17,), 1 / 17, dtype=torch.float64))
-    poor = climbed([seen], at(landmark, [1, 3, 12]), spread, 100)
-    assert int((poor.weight < 0).sum()) == 2
-    better = exchanged(seen, poor, landmark, spread)
-    assert torch.allclose(better.weight.flatten().sort().values.float(), places, atol=0.15)
+    gram = torch.tensor([[4.0, 1.0], [1.0, 2.0]])
+    noise = torch.randn(300, 2, generator=generator) @ torch.linalg.cholesky(gram).mT
+    seen = Coordinates(FAR[state] @ gram + noise, torch.tensor([4.0, 1.0, 2.0]).expand(300, 3))
+    spread = Spread(torch.zeros(2, dtype=torch.float64), 0.01 * torch.eye(2, dtype=torch.float64))
+    poor = torch.tensor([[-6.5, 0.0], [-5.5, 0.5], [4.0, 3.0]], dtype=torch.float64)
+    return seen, climbed([seen], at(poor, [0, 1, 2]), spread, 100), spread
+
+
+FAR = torch.tensor([[-6.0, 0.0], [2.0, 5.0], [6.0, 0.0]])
+
+
+def test_a_class_that_holds_two_states_is_split_and_one_too_many_leaves(generator):
+    """Steps alone leave two classes in one state."""
+    seen, poor, spread = far_apart(generator)
+    assert int((poor.weight[:, 0] < 0).sum()) == 2
+    better = improved(seen, poor, spread)
+    order = better.weight[:, 0].argsort()
+    assert torch.allclose(better.weight[order].float(), FAR, atol=0.25)  # four errors of a mean of a hundred
     assert torch.allclose(better.logit.exp(), torch.full((3,), 1 / 3, dtype=torch.float64), atol=0.01)
     assert objective([seen], better, spread) > objective([seen], poor, spread) + 1
+
+
+def test_the_class_that_holds_most_is_split_first_and_along_what_it_holds(generator):
+    seen, poor, _ = far_apart(generator)
+    first = exchanges(seen, poor)[0]
+    both = first.weight[first.weight[:, 0] > 0]
+    assert len(both) == 2 and len(first) == 3
+    found = both[both[:, 0].argsort()]
+    assert torch.allclose(found.float(), FAR[1:], atol=0.5)
+    assert float(first.logit.exp().sum()) == pytest.approx(1)
 
 
 def test_nothing_is_exchanged_where_nothing_is_gained(measured):
     seen, weight, spread = measured
     best = climbed([seen], at(weight, [4, 14, 21]), spread, 100)
-    assert torch.allclose(exchanged(seen, best, weight, spread).weight, best.weight, atol=0.05)
-
-
-def test_what_a_share_for_a_structure_brings(study):
-    """Against the log-likelihoods with and without it."""
-    band, _ = study
-    gains = gains_of(band, torch.tensor([-0.5, 0.6, 0.1, 0.12]))
-    two = (gains[:, :2] - torch.log(torch.tensor(2.0))).logsumexp(1)
-    found = rise(gains[:, 2:], two, 0.2)
-    for number in range(2):
-        three = torch.cat([gains[:, :2], gains[:, 2 + number, None]], dim=1)
-        whole = (three + torch.tensor([0.4, 0.4, 0.2]).log()).logsumexp(1)
-        assert float(found[number]) == pytest.approx(float((whole - two).mean()), rel=1e-6)
-    assert (found > 0).all()
+    assert torch.allclose(improved(seen, best, spread).weight, best.weight, atol=0.05)
 
 
 def test_of_many_structures_those_stay_that_the_particles_need(study):
@@ -273,13 +279,3 @@ def test_classes_are_the_same_each_time(study):
     band, _ = study
     one, other = (class_probabilities(swinging(torch.linspace(-0.8, 0.8, 9)), band, 2) for _ in range(2))
     assert (one == other).all()
-
-
-def test_one_more_class_takes_its_share_from_all(measured):
-    _, weight, _ = measured
-    some = replace(at(weight, [1, 2]), logit=torch.tensor([0.75, 0.25], dtype=torch.float64).log())
-    more = some.with_one(weight[3])
-    assert len(more) == 3 and torch.equal(more.weight[2], weight[3])
-    assert float(more.logit.exp().sum()) == pytest.approx(1)
-    assert float(more.logit[0] - more.logit[1]) == pytest.approx(float(torch.tensor(3.0).log()))
-    assert torch.allclose(more[torch.tensor([True, True, False])].logit, some.logit)

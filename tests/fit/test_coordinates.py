@@ -45,3 +45,13 @@ def test_totals_are_sums_over_the_particles(generator):
     first, second = Coordinates(pull, gram[:, row, column]).totals(share)
     assert torch.allclose(first, torch.einsum("nk,nc->kc", share, pull.double()), rtol=1e-5)
     assert torch.allclose(second, torch.einsum("nk,ncd->kcd", share, gram.double()), rtol=1e-5)
+
+
+def test_what_a_structure_leaves_is_what_it_does_not_explain(generator):
+    pull, factor = torch.randn(20, 4, generator=generator), torch.randn(20, 5, 4, generator=generator)
+    gram, weight = factor.mT @ factor, torch.randn(4, generator=generator)
+    row, column = pairs(4)
+    some = Coordinates(pull, gram[:, row, column])
+    assert torch.allclose(some.left(weight), pull - gram @ weight, atol=1e-4)
+    chosen = torch.tensor([3, 19])
+    assert torch.equal(some[chosen].left(weight), some.left(weight)[chosen])

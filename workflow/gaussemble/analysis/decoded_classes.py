@@ -13,8 +13,8 @@ N(m, C) is how landmarks' weights are spread, and what classes are expected to b
 greatest posterior near where they begin, so where they begin matters: at landmarks that the particles would miss most,
 more of them than there are to be classes, of which those stay that are missed most once they have moved. (k-means
 divides what is frequent before it tells apart what is rare, and no later step mends that; and two landmarks of one
-state may keep another out.) Then landmarks that particles still want take the place of classes that are missed least,
-while the posterior rises by it.
+state may keep another out.) Then classes that seem to hold more than one state are split, each time one that is missed
+least leaves, and that stays so where the posterior has risen by it.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from gaussemble.fit.band import Band
@@ -35,14 +35,14 @@ from gaussemble.progress import say
 NEAR = Tolerance(nats=0.01, share=1e-3, power=1e-4, most=48)  # a particle's numbers grow with the square of the last
 CHOOSING = 10_000  # particles, evenly from all and no more, that choose among landmarks,
 SEARCHING = 50_000  # and that look for better classes
-STARTS = 2  # times as many classes begin as there are to be, of
+STARTS = (1, 2)  # times as many classes begin as there are to be, each tried, of
 COMPETING = 4  # times as many landmarks
 SHARING = 30  # steps that bring the shares of fixed maps to rest
-CYCLES = 5  # of four steps each, at most, in which classes move; and when all particles have their say
-LAST_CYCLES = 100
-SETTLED = 1e-6  # nats a particle: a cycle that gains less is the last
-ADDED = 0.1  # of a mean class's share: with so much a landmark begins
-TRIALS = 8  # landmarks in a row that bring nothing: then no more are tried
+CYCLES = 5  # of four steps each, at most, in which classes begin to move,
+TRIAL_CYCLES = 15  # in which others show whether they are better,
+MORE_CYCLES = 60  # and in which classes come to rest
+SETTLED = 1e-7  # nats a particle: a cycle that gains less is the last
+BETTER = 1.0  # nats of all particles by which other classes must be better, or they are no others
 BLOCK = 4096  # particles whose gains are worked on at a time
 RAREST = 1e-9  # share of a class that no particle is in
 NARROWEST = 1e-6  # of the components' whole variance, added to each: few landmarks may not span them
@@ -61,11 +61,6 @@ class Classes:
     def __getitem__(self, kept: Tensor) -> "Classes":
         """Some of them, whose shares sum to 1 again."""
         return Classes(self.weight[kept], torch.log_softmax(self.logit[kept], 0))
-
-    def with_one(self, weight: Float64[Tensor, " component"]) -> "Classes":
-        """One more, which takes a part of a mean share from the others."""
-        share = torch.cat([self.logit.exp(), torch.full((1,), ADDED / len(self), dtype=torch.float64)])
-        return Classes(torch.cat([self.weight, weight[None]]), (share / share.sum()).log())
 
     def logs(self, seen: Coordinates) -> Float64[Tensor, "particle class"]:
         """Of share times likelihood, over the reference's."""
@@ -92,8 +87,9 @@ def class_probabilities(model: DeformableMixture, band: Band, count: int) -> Flo
     landmark, share = subspace.weight[order].double(), model.landmark_share[order].double()
     seen, spread = coordinates_of(subspace, band), spread_of(landmark, share)
     few, many = (seen.of(torch.arange(len(seen))[:: -(-len(seen) // most)]) for most in (CHOOSING, SEARCHING))
-    classes = exchanged(many, begun(few, landmark, spread, count), landmark, spread)
-    classes = climbed(seen, classes, spread, LAST_CYCLES)
+    starts = [climbed([many], begun(few, landmark, spread, count, times), spread, MORE_CYCLES) for times in STARTS]
+    best = max(starts, key=lambda classes: objective([many], classes, spread))
+    classes = climbed(seen, improved(many, best, spread), spread, MORE_CYCLES)
     say("latent: shares of the classes " + ", ".join(f"{part:.1%}" for part in classes.logit.exp().tolist()))
     return torch.cat([torch.softmax(classes.logs(block), dim=1) for block in seen]).numpy()
 
@@ -107,52 +103,74 @@ def spread_of(weight: Float64[Tensor, "landmark component"], share: Float64[Tens
     return Spread(mean, torch.linalg.inv(covariance + least))
 
 
-def begun(seen: Coordinates, landmark: Float64[Tensor, "landmark component"], spread: Spread, count: int) -> Classes:
-    """Classes that begin at landmarks, of which the first ones have most particles."""
-    competing = landmark[: COMPETING * STARTS * count]
+def begun(
+    seen: Coordinates, landmark: Float64[Tensor, "landmark component"], spread: Spread, count: int, times: int
+) -> Classes:
+    """Classes that stay of so many times as many, which begin at landmarks; the first of these have most particles."""
+    competing = landmark[: COMPETING * times * count]
     gains = seen.gains(competing).double()
-    start = competing[most_needed(gains, min(STARTS * count, len(competing)))]
+    start = competing[most_needed(gains, min(times * count, len(competing)))]
     equal = torch.full((len(start),), 1 / len(start), dtype=torch.float64).log()
     moved = climbed([seen], Classes(start, equal), spread, CYCLES)
     return moved[most_needed(seen.gains(moved.weight).double(), count)]
 
 
-def exchanged(
-    seen: Coordinates, classes: Classes, landmark: Float64[Tensor, "landmark component"], spread: Spread
-) -> Classes:
-    """The same number of classes of a higher posterior, as far as some landmark instead of some class leads there.
-
-    The landmark is tried first that would make the particles likeliest if it took a tenth of a mean class's share. (Of
-    all mixtures the likeliest is that to which no structure can be added with gain: Lindsay, Ann. Stat. 11, 86, 1983.)
-    """
-    classes = climbed([seen], classes, spread, CYCLES)
-    reached, gains = objective([seen], classes, spread), seen.gains(landmark)
-    tried = torch.zeros(len(landmark), dtype=torch.bool)
-    while tried.sum() < min(TRIALS, len(landmark)):
-        wanted = rise(gains, classes.logs(seen).logsumexp(1), ADDED / len(classes)).masked_fill(tried, -torch.inf)
-        best = int(wanted.argmax())
-        if wanted[best] <= 0:
-            break
-        more = climbed([seen], classes.with_one(landmark[best]), spread, CYCLES)
-        lost = left_without(seen.gains(more.weight).double(), more.logit.exp())
-        trial = climbed([seen], more[torch.arange(len(more)) != int(lost.argmax())], spread, CYCLES)
+def improved(seen: Coordinates, classes: Classes, spread: Spread) -> Classes:
+    """As many classes, of a posterior that no exchange makes higher; those that are given are at rest."""
+    reached, left = objective([seen], classes, spread), exchanges(seen, classes)
+    while left:
+        trial = climbed([seen], left.pop(0), spread, TRIAL_CYCLES)
         value = objective([seen], trial, spread)
-        tried[best] = True
-        if value > reached + SETTLED:
-            classes, reached = trial, value
-            tried[:] = False
+        if value > reached + BETTER / len(seen):
+            classes, reached, left = trial, value, exchanges(seen, trial)
     return classes
 
 
-def rise(
-    gains: Float[Tensor, "particle structure"], mixture: Float64[Tensor, " particle"], share: float
-) -> Float64[Tensor, " structure"]:
-    """By how many nats a particle of unknown class becomes likelier, in the mean, if a structure takes so much."""
-    total = torch.zeros(gains.shape[1], dtype=torch.float64)
-    for block, own in zip(gains.split(BLOCK), mixture.split(BLOCK), strict=True):
-        ahead = block.double() - own[:, None] + np.log(share)
-        total += torch.logaddexp(ahead, torch.full_like(ahead, np.log1p(-share))).sum(0)
-    return total / len(gains)
+def exchanges(seen: Coordinates, classes: Classes) -> list[Classes]:
+    """As many classes, one as two and without another: each is split in turn, the most promising one first.
+
+    Of the others the one leaves that is missed least (split and merge: Ueda et al., Neural Comput. 12, 2109 (2000)).
+    What a class's map leaves of a particle's pull, b - G w, has the covariance G if the particle is of that map, and
+    G + G S G if the class's particles are spread by S about it. The class becomes two along the direction in which that
+    excess is greatest against G, a standard deviation of S to each side.
+    """
+    share = torch.softmax(classes.logs(seen), dim=1)
+    number = share.sum(0).clamp(min=1)
+    expected = seen.totals(share)[1] / number[:, None, None]
+    found = torch.zeros_like(expected)
+    for rows in torch.arange(len(seen)).split(BLOCK):
+        block = seen[rows]
+        for one, weight in enumerate(classes.weight):
+            rest = block.left(weight).double()
+            found[one] += (share[rows, one, None] * rest).mT @ rest / number[one]
+    least = (NARROWEST * expected.diagonal(dim1=1, dim2=2).mean(1) + 1e-30)[:, None, None]
+    root = torch.linalg.cholesky(expected + least * torch.eye(expected.shape[1], dtype=torch.float64))
+    half = torch.linalg.solve_triangular(root, found, upper=False)
+    excess, axes = torch.linalg.eigh(torch.linalg.solve_triangular(root, half.mT, upper=False))
+    most = (excess[:, -1] - 1).clamp(min=0)
+    step = most.sqrt()[:, None] * torch.linalg.solve_triangular(root.mT, axes[:, :, -1:], upper=True)[..., 0]
+    lost = left_without(seen.gains(classes.weight).double(), classes.logit.exp())
+    order = (number * most.square()).argsort(descending=True)  # nats that the excess is worth, but for a factor
+    return [exchange(classes, int(one), step[one], lost) for one in order if most[one] > 0]
+
+
+def exchange(
+    classes: Classes, split: int, step: Float64[Tensor, " component"], lost: Float64[Tensor, " class"]
+) -> Classes:
+    """One class as two, a step to each side with half of its share each, without the least missed of the others.
+
+    Args:
+        classes: two at least.
+        split: which of them is split.
+        step: how far.
+        lost: what the log-likelihood changes by without each.
+    """
+    weight, logit = classes.weight.clone(), classes.logit.clone()
+    weight[split] += step
+    logit[split] -= np.log(2)
+    more = Classes(torch.cat([weight, (weight[split] - 2 * step)[None]]), torch.cat([logit, logit[split, None]]))
+    others = lost.index_fill(0, torch.tensor([split]), -torch.inf)
+    return more[torch.arange(len(more)) != int(others.argmax())]
 
 
 def climbed(seen: Iterable[Coordinates], classes: Classes, spread: Spread, cycles: int) -> Classes:

@@ -33,6 +33,18 @@ class Coordinates:
     def __len__(self) -> int:
         return len(self.pull)
 
+    def __getitem__(self, rows: Tensor) -> "Coordinates":
+        """Of some of them."""
+        return Coordinates(self.pull[rows], self.curvature[rows])
+
+    def left(self, weight: Float[Tensor, " component"]) -> Float[Tensor, "particle component"]:
+        """What a structure leaves of the particles' pull: b - G w."""
+        row, column = pairs(len(weight))
+        weight = weight.to(self.pull)
+        left = self.pull.index_add(1, row, self.curvature * weight[column], alpha=-1)
+        mirrored = torch.where(row == column, 0.0, weight[row])
+        return left.index_add(1, column, self.curvature * mirrored, alpha=-1)
+
     def gains(self, weight: Float[Tensor, "structure component"]) -> Float[Tensor, "particle structure"]:
         """By how many nats each structure makes each particle likelier than the reference does."""
         row, column = pairs(weight.shape[1])
