@@ -39,7 +39,7 @@ HALF_MAP = 48  # bytes a voxel that the sums of one half-map take, zero-padded
 SEARCHING, SEARCHED = 50_000, 12_000  # particles, at most, by which classes are looked for; bytes of each
 GPU = 4000  # MB of the machine's own memory that a process with a GPU takes for CUDA's libraries
 OVERHEAD = 500  # MB: a job of a cluster has two processes of Snakemake beside it
-SEARCH = 120  # seconds that the search for classes takes, of many and many particles
+SEARCH = 300  # seconds that looking for many classes of many particles takes
 SPARE_MEMORY, SPARE_TIME = 2, 4
 SHORTEST = 15  # minutes
 
