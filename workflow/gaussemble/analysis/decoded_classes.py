@@ -213,13 +213,9 @@ def stepped(seen: Iterable[Coordinates], classes: Classes, spread: Spread) -> tu
         logs = classes.logs(block)
         whole = logs.logsumexp(1, keepdim=True)
         share = (logs - whole).exp()
-        one, other = block.totals(share)
-        pull, curvature, number, value = (
-            pull + one,
-            curvature + other,
-            number + share.sum(0),
-            value + float(whole.sum()),
-        )
+        own_pull, own_curvature = block.totals(share)
+        pull, curvature = pull + own_pull, curvature + own_curvature
+        number, value = number + share.sum(0), value + float(whole.sum())
     weight = torch.linalg.solve(curvature + spread.precision, pull + spread.precision @ spread.mean)
     total = float(number.sum())
     logit = (number / total).clamp(min=RAREST).log()
