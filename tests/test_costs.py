@@ -130,8 +130,8 @@ def test_classes_found_by_images_ask_for_what_comparing_takes():
     assert costs.megabytes("latent", images) > costs.megabytes("latent", LARGE) + costs.LANDMARKS * 64**3 / 1e6
 
 
-# MB of six classes in boxes of 64 and 128: 3,000 and 300 particles, 525 and 2,200 Gaussians. What is asked for has room
-# for 128 components of the landmarks, where these want a tenth of it
+# MB of six classes (of an earlier form) in boxes of 64 and 128: 3,000 and 300 particles, 525 and 2,200 Gaussians. What
+# is asked for has room for 128 components of the landmarks, where these want a tenth of it
 @pytest.mark.parametrize(("box", "particles", "memory"), [(64, 3_000, 743), (128, 300, 1017)])
 def test_classes_found_by_images_fit_with_room_to_spare(box, particles, memory):
     size = SMALL._replace(box=box, particles=particles, epochs=1, decoded=True)
