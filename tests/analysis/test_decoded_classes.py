@@ -7,23 +7,11 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from gaussemble.analysis import decoded_classes
-from gaussemble.analysis.decoded_classes import (
-    NEAR,
-    Classes,
-    Spread,
-    class_probabilities,
-    climbed,
-    exchanges,
-    improved,
-    left_without,
-    most_needed,
-    objective,
-    shares_at_rest,
-    spread_of,
-    stepped,
-)
+from gaussemble.analysis.class_exchanges import improved
+from gaussemble.analysis.class_maps import Classes, climbed, objective, spread_of, stepped
+from gaussemble.analysis.decoded_classes import NEAR, class_probabilities, left_without, most_needed, shares_at_rest
 from gaussemble.fit.band import open_band
-from gaussemble.fit.coordinates import Coordinates, coordinates_of
+from gaussemble.fit.coordinates import coordinates_of
 from gaussemble.fit.losses import likelihood
 from gaussemble.fit.population import landmark_subspace
 from gaussemble.io.store import open_store, write_store
@@ -170,41 +158,6 @@ def test_far_steps_save_many(measured):
         for each in (climbed([seen], start, spread, 100), plain, climbed([seen], start, spread, 6))
     )
     assert best - quick < 0.2 * (best - slow)  # seen: a thirtieth
-
-
-def far_apart(generator) -> tuple[Coordinates, Classes, Spread]:
-    """Particles of three states far apart in a plane, two classes in one of these and one between the others."""
-    state = torch.arange(300) % 3
-    gram = torch.tensor([[4.0, 1.0], [1.0, 2.0]])
-    noise = torch.randn(300, 2, generator=generator) @ torch.linalg.cholesky(gram).mT
-    seen = Coordinates(FAR[state] @ gram + noise, torch.tensor([4.0, 1.0, 2.0]).expand(300, 3))
-    spread = Spread(torch.zeros(2, dtype=torch.float64), 0.01 * torch.eye(2, dtype=torch.float64))
-    poor = torch.tensor([[-6.5, 0.0], [-5.5, 0.5], [4.0, 3.0]], dtype=torch.float64)
-    return seen, climbed([seen], at(poor, [0, 1, 2]), spread, 100), spread
-
-
-FAR = torch.tensor([[-6.0, 0.0], [2.0, 5.0], [6.0, 0.0]])
-
-
-def test_a_class_that_holds_two_states_is_split_and_one_too_many_leaves(generator):
-    """Steps alone leave two classes in one state."""
-    seen, poor, spread = far_apart(generator)
-    assert int((poor.weight[:, 0] < 0).sum()) == 2
-    better = improved(seen, poor, spread)
-    order = better.weight[:, 0].argsort()
-    assert torch.allclose(better.weight[order].float(), FAR, atol=0.25)  # four errors of a mean of a hundred
-    assert torch.allclose(better.logit.exp(), torch.full((3,), 1 / 3, dtype=torch.float64), atol=0.01)
-    assert objective([seen], better, spread) > objective([seen], poor, spread) + 1
-
-
-def test_the_class_that_holds_most_is_split_first_and_along_what_it_holds(generator):
-    seen, poor, _ = far_apart(generator)
-    first = exchanges(seen, poor)[0]
-    both = first.weight[first.weight[:, 0] > 0]
-    assert len(both) == 2 and len(first) == 3
-    found = both[both[:, 0].argsort()]
-    assert torch.allclose(found.float(), FAR[1:], atol=0.5)
-    assert float(first.logit.exp().sum()) == pytest.approx(1)
 
 
 def test_nothing_is_exchanged_where_nothing_is_gained(measured):

@@ -330,3 +330,39 @@ def test_cluster_gives_as_many_as_there_are_places():
     for seed in range(10):
         beads = cluster(position, np.ones(len(position)), 4, seed)
         assert sorted(beads.weight) == [2, 2, 2, 200]
+
+
+def test_parts_that_move_take_their_scale_from_the_rest(tmp_path):
+    """The map has nothing where the model's last third is at rest, but elsewhere, where nothing is seeded."""
+    points = chain_of_points()
+    elsewhere = points[40:] * [-1, -1, 1]
+    density = blobs_map(np.concatenate([points[:40], elsewhere]), np.full(60, 6.0), 3.0)
+    paths, model = write_inputs(tmp_path, density), write_model(tmp_path / "model.cif", points)
+    seeds(**paths, model=model, options=Options(resolution=10, moving="A/41-60"))
+    mixture = read_mixture(tmp_path / "seeds" / "seeds.npz")
+    assert np.allclose(mixture.center.numpy(), points, atol=1e-3)
+    assert mixture.amplitude.numpy() == pytest.approx(6.0 * 0.93, rel=0.04)  # what is within 2 + 10 / 2 Å of the points
+    with np.load(tmp_path / "seeds" / "seeds.npz") as stored:
+        assert stored["moving"].tolist() == 40 * [False] + 20 * [True]
+        assert not stored["grow"]
+    seeds(**paths, model=model, options=Options(resolution=10))
+    with np.load(tmp_path / "seeds" / "seeds.npz") as stored:
+        assert "moving" not in stored
+        assert len(stored["center"]) > 70
+
+
+@pytest.mark.parametrize(
+    ("moving", "given", "message"),
+    [
+        ("A", True, "option moving, 'A': all atoms of the model; leave out the part that the map shows"),
+        ("B", True, "option moving, 'B', finds no atom of the seeds' model; its chains are A"),
+        ("A/((", True, r"option moving, 'A/\(\(': no selection such as A"),
+        ("A/41-60", False, "options moving: they choose a part of a model"),
+    ],
+)
+def test_parts_that_cannot_move_are_refused(fitted, tmp_path, moving, given, message):
+    paths, points = fitted
+    model = write_model(tmp_path / "model.cif", points) if given else None
+    with pytest.raises(InputError, match=message):
+        seeds(**paths, model=model, options=Options(resolution=10, moving=moving))
+    assert not (tmp_path / "seeds" / "seeds.npz").exists()

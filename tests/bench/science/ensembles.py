@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import gemmi
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +37,7 @@ class Ensemble:
     latent_dim: int = 4  # that the set is analysed with
     separate: bool = False  # classes stand apart in latent space, so that clusters should find them
     width: float = WIDTH
+    docked: gemmi.Structure | None = None  # a model at rest, Å from the box's origin, as a user may have one
 
     def __len__(self) -> int:
         return len(self.center)
@@ -54,6 +56,7 @@ class Antibody:
     weight: Float[np.ndarray, " bead"]
     arms: tuple[np.ndarray, np.ndarray]  # (bead,) bool: the two Fab
     tip: np.ndarray  # (bead,) bool: a variable domain of the second arm, or what has its size
+    structure: gemmi.Structure  # its atoms, in the beads' frame
 
     @property
     def hinge(self) -> np.ndarray:
@@ -67,7 +70,10 @@ def antibody(path: Path | None = None) -> Antibody:
     """1HZH, as its file of the Protein Data Bank has it, or the demo's molecule."""
     atoms = read_atoms(path or DEMO)
     beads = group_atoms(atoms, "residue")
-    center = beads.position - np.average(beads.position, axis=0, weights=beads.weight)
+    middle = np.average(beads.position, axis=0, weights=beads.weight)
+    center, structure = beads.position - middle, atoms.structure
+    for site, position in zip(structure[0].all(), atoms.position - middle, strict=True):
+        site.atom.pos = gemmi.Position(*position)
     chain = atoms.chain
     number = np.array([int("".join(letter for letter in text if letter.isdigit())) for text in atoms.number])
     if path is None:
@@ -78,7 +84,7 @@ def antibody(path: Path | None = None) -> Antibody:
         first = (chain == "L") | ((chain == "H") & (number <= 213))
         second = (chain == "M") | ((chain == "K") & (number <= 213))
         tip = (chain == "M") & (number <= 107)
-    return Antibody(center, beads.weight, (first, second), tip)
+    return Antibody(center, beads.weight, (first, second), tip, structure)
 
 
 def turned(center: np.ndarray, moving: np.ndarray, pivot: np.ndarray, turns: Rotation) -> np.ndarray:
@@ -91,6 +97,23 @@ def turned(center: np.ndarray, moving: np.ndarray, pivot: np.ndarray, turns: Rot
 def about(axis: np.ndarray, degrees: np.ndarray) -> Rotation:
     """Rotations about an axis."""
     return Rotation.from_rotvec(np.deg2rad(degrees)[:, None] * (axis / np.linalg.norm(axis)))
+
+
+def residues(**chains: np.ndarray) -> gemmi.Structure:
+    """Beads (bead, 3) of named chains as C-alpha atoms."""
+    structure, model = gemmi.Structure(), gemmi.Model(1)
+    for name, center in chains.items():
+        chain = gemmi.Chain(name)
+        for number, position in enumerate(center, start=1):
+            atom, residue = gemmi.Atom(), gemmi.Residue()
+            atom.name, atom.element, atom.pos = "CA", gemmi.Element("C"), gemmi.Position(*position)
+            residue.name, residue.seqid = "GLY", gemmi.SeqId(number, " ")
+            residue.add_atom(atom)
+            chain.add_residue(residue)
+        model.add_chain(chain)
+    structure.add_model(model)
+    structure.setup_entities()
+    return structure
 
 
 def even(states: int) -> np.ndarray:
@@ -138,7 +161,7 @@ def ring(model: Path | None) -> Ensemble:
     both = np.concatenate([core, domain])
     center = turned(both, np.arange(len(both)) >= len(core), np.zeros(3), about(np.array([0, 0, 1.0]), angle))
     weight = np.full(len(both), RESIDUE)
-    return Ensemble(center, repeated(weight, 36), even(36), angle=angle)
+    return Ensemble(center, repeated(weight, 36), even(36), angle=angle, docked=residues(A=core, B=domain))
 
 
 def curves(model: Path | None) -> Ensemble:
@@ -165,7 +188,8 @@ def swing(model: Path | None) -> Ensemble:
     axis = np.cross(molecule.center[arm].mean(0) - hinge, molecule.center[fixed].mean(0) - hinge)
     angle = np.linspace(-45, 45, 100)
     center = turned(molecule.center, arm, hinge, about(axis, angle))
-    return Ensemble(center, repeated(molecule.weight, 100), even(100), targets=angle[:, None])
+    amplitude = repeated(molecule.weight, 100)
+    return Ensemble(center, amplitude, even(100), targets=angle[:, None], docked=molecule.structure)
 
 
 def turn(model: Path | None) -> Ensemble:
@@ -177,7 +201,7 @@ def turn(model: Path | None) -> Ensemble:
     axis = about(across, np.array([60.0])).apply(along)[0]
     angle = np.arange(100) * 3.6
     center = turned(molecule.center, arm, hinge, about(axis, angle))
-    return Ensemble(center, repeated(molecule.weight, 100), even(100), angle=angle)
+    return Ensemble(center, repeated(molecule.weight, 100), even(100), angle=angle, docked=molecule.structure)
 
 
 def linker(model: Path | None) -> Ensemble:
@@ -197,7 +221,8 @@ def linker(model: Path | None) -> Ensemble:
         if near.sum() <= 3:
             centers.append(center)
     center = np.stack(centers)
-    return Ensemble(center, repeated(molecule.weight, 100), even(100), targets=center[:, arm].mean(1))
+    amplitude, targets = repeated(molecule.weight, 100), center[:, arm].mean(1)
+    return Ensemble(center, amplitude, even(100), targets=targets, docked=molecule.structure)
 
 
 def composition(model: Path | None) -> Ensemble:
@@ -226,7 +251,8 @@ def tilt(model: Path | None) -> Ensemble:
     moving = np.arange(len(both)) >= len(core)
     center = turned(both, moving, np.array([0, 0, 8.0]), about(np.array([1.0, 0, 0]), angle))
     weight = np.full(len(both), RESIDUE)
-    return Ensemble(center, repeated(weight, 41), even(41), targets=angle[:, None])
+    docked = residues(A=core, B=domain)
+    return Ensemble(center, repeated(weight, 41), even(41), targets=angle[:, None], docked=docked)
 
 
 BLOCKS = (140, 120, 110, 100, 90, 80, 70, 60)  # residues of the assembly's blocks

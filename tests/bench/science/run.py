@@ -4,7 +4,8 @@
 
 One row a set. Simulated sets, stores and fits lie in .bench/science and are used again; the tables there are
 scores.csv (every run, appended) and the printed one. WITH overrides options: of heterogeneity, or of the stage that is
-named before a dot. MODEL takes an antibody's atomic model (1HZH) in the place of the demo's molecule.
+named before a dot. MODEL takes an antibody's atomic model (1HZH) in the place of the demo's molecule. With --docked the
+stages get an atomic model of the molecule at rest, as a user may have one; what moves is its chain B.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gemmi
 import numpy as np
 import pandas as pd
 import torch
@@ -31,6 +33,8 @@ from gaussemble.analysis import latent as latent_stage
 from gaussemble.fit import heterogeneity as heterogeneity_stage
 from gaussemble.fit import neutral as neutral_stage
 from gaussemble.fit import seeds as seeds_stage
+from gaussemble.io.files import written
+from gaussemble.io.mrc import read_map
 from gaussemble.options import StageOptions
 from gaussemble.prepare import consensus as consensus_stage
 from gaussemble.prepare import particles as particles_stage
@@ -78,13 +82,31 @@ def prepare(folder: Path, simulation: Simulation) -> None:
         consensus_stage.consensus(particles=folder / "particles", out=target, options=consensus_stage.Options())
 
 
-def fit_neutral(folder: Path, chosen: dict[str, dict[str, Any]]) -> Path:
+def write_docked(folder: Path, simulation: Simulation) -> Path:
+    """The set's atomic model in the consensus map's frame."""
+    path, center = folder / "docked.cif", read_map(folder / "consensus" / "map.mrc").center
+    if simulation.ensemble.docked is None:
+        raise SystemExit("--docked: this set has no atomic model")
+    structure = simulation.ensemble.docked.clone()
+    for site in structure[0].all():
+        site.atom.pos += gemmi.Position(*center)
+    with written(path) as temporary:
+        temporary.write_text(structure.make_mmcif_document().as_string())
+    return path
+
+
+def fit_neutral(folder: Path, chosen: dict[str, dict[str, Any]], model: Path | None = None) -> Path:
     """The stages seeds and neutral, once for the same options; returns mixture.npz."""
-    out = folder / ("neutral_" + name_of(chosen["seeds"] | {f"n.{k}": v for k, v in chosen["neutral"].items()}))
+    name = name_of(chosen["seeds"] | {f"n.{k}": v for k, v in chosen["neutral"].items()})
+    out = folder / (("docked_" if model else "neutral_") + name)
     if not (out / "mixture.npz").is_file():
         consensus = folder / "consensus"
         seeds_stage.seeds(
-            map=consensus / "map.mrc", mask=consensus / "mask.mrc", out=out, options=made("seeds", chosen["seeds"])
+            map=consensus / "map.mrc",
+            mask=consensus / "mask.mrc",
+            model=model,
+            out=out,
+            options=made("seeds", chosen["seeds"]),
         )
         neutral_stage.neutral(
             consensus=consensus, seeds=out / "seeds.npz", out=out, options=made("neutral", chosen["neutral"])
@@ -96,13 +118,17 @@ def analyse(folder: Path, simulation: Simulation, neutral: Path, chosen: dict[st
     """The stages heterogeneity and latent, with decoded classes too where there are any; returns the folder."""
     ensemble = simulation.ensemble
     values = {"latent_dim": ensemble.latent_dim} | chosen["heterogeneity"]
-    out = folder / "runs" / name_of(chosen["heterogeneity"] | {f"s.{k}": v for k, v in chosen["seeds"].items()})
+    docked = {"docked": 1} if neutral.with_name("model.cif").is_file() else {}
+    named = chosen["heterogeneity"] | docked | {f"s.{k}": v for k, v in chosen["seeds"].items()}
+    out = folder / "runs" / name_of(named)
     out.mkdir(parents=True, exist_ok=True)
     (out / "options.json").write_text(json.dumps(values))
     heterogeneity_stage.heterogeneity(
         particles=folder / "particles",
         consensus=folder / "consensus",
         neutral=neutral,
+        seeds=neutral.with_name("seeds.npz"),
+        model=model if (model := neutral.with_name("model.cif")).is_file() else None,
         out=out / "heterogeneity",
         options=made("heterogeneity", values),
     )
@@ -120,18 +146,28 @@ def analyse(folder: Path, simulation: Simulation, neutral: Path, chosen: dict[st
     return out
 
 
-def benchmark(name: str, snr: float, particles: int | None, given: list[str], model: Path | None) -> dict[str, Any]:
+def benchmark(
+    name: str,
+    snr: float,
+    particles: int | None,
+    given: list[str],
+    model: Path | None,
+    docked: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
     """One row of the table."""
     count = particles or PARTICLES.get(snr, 10_000)
-    folder = ROOT / f"{name}_{model.stem if model else 'demo'}_{snr:g}_{count}"
+    drawn = f"_seed-{seed}" if seed else ""
+    folder = ROOT / f"{name}_{model.stem if model else 'demo'}_{snr:g}_{count}{drawn}"
     chosen = options_of(given)
-    simulation = simulate(SETS[name](model), folder / "simulated", count, snr)
+    simulation = simulate(SETS[name](model), folder / "simulated", count, snr, seed)
     prepare(folder, simulation)
     probability = oracle_probability(folder, simulation)
-    neutral = fit_neutral(folder, chosen)
+    neutral = fit_neutral(folder, chosen, write_docked(folder, simulation) if docked else None)
     start = time.monotonic()
     out = analyse(folder, simulation, neutral, chosen)
     row = {"set": name, "snr": snr, "particles": count, "with": " ".join(given), "seconds": time.monotonic() - start}
+    row |= {"seed": seed, "docked": docked} if seed or docked else {}
     row |= scores(simulation, probability, folder, neutral, out)
     return row | {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
@@ -143,13 +179,17 @@ def main() -> None:
     parser.add_argument("--snr", nargs="*", type=float, default=[0.1, 0.01])
     parser.add_argument("--particles", type=int)
     parser.add_argument("--model", type=Path, help="an antibody, 1HZH, in the place of the demo's molecule")
+    parser.add_argument("--docked", action="store_true", help="give the stages an atomic model of the molecule at rest")
+    parser.add_argument("--seed", type=int, default=0, help="of the simulation: views, states and noise")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("given", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
     for snr in arguments.snr:
         for name in arguments.set:
             with contextlib.nullcontext() if arguments.verbose else contextlib.redirect_stderr(io.StringIO()):
-                row = benchmark(name, snr, arguments.particles, arguments.given, arguments.model)
+                row = benchmark(
+                    name, snr, arguments.particles, arguments.given, arguments.model, arguments.docked, arguments.seed
+                )
             print("  ".join(f"{key} {shown(value)}" for key, value in row.items()), flush=True)
             append(ROOT / "scores.csv", row)
 

@@ -32,6 +32,7 @@ from gaussemble.fit.growth import (
     table,
     worth_keeping,
 )
+from gaussemble.fit.moving import among_moving, mask_round, read_moving, scale_and_blur
 from gaussemble.fit.parameters import Form, MixtureParameters
 from gaussemble.fit.projections import Schedule, Target, fit_round, make_target
 from gaussemble.fit.restraints import Restraints, among, geometry, read_restraints, unrestrained
@@ -111,8 +112,12 @@ def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> Non
     refuse_too_many(seeds, seed, consensus, mask)
     refuse_beyond_nyquist(options.resolution, density.pixel_size, consensus)
     finest = max(options.resolution or consensus_resolution(consensus / "fsc.csv"), 2.0 * density.pixel_size)
+    moving, restraints = read_moving(seeds, len(seed), options.symmetry), read_restraints(seeds, seed.center)
+    if moving.any():
+        mask = mask.with_voxels(mask.voxels * mask_round(seed.select(~moving), mask, finest))
+        restraints = among(restraints, torch.nonzero(~moving).flatten(), len(seed))
     target = make_target(density, mask.voxels, finest, options.seed)
-    start, kept = begin(seed, read_restraints(seeds, seed.center), options)
+    start, kept = begin(seed.select(~moving), restraints, options)
     rows: int | None = len(start)  # that stay, as the restraints name them
     refuse_signs_without_growth(seeds, options)
     if not may_grow(seeds, options):
@@ -123,7 +128,13 @@ def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> Non
         rows = None
         parameters, rounds = grow(target, start, options)
     judge(rounds, target, options)
-    write(out, density, mask, parameters, shape_of(parameters, kept, rows), rounds)
+    with torch.no_grad():
+        mixture = parameters()
+    if moving.any():
+        scale, blur = scale_and_blur(seed.select(~moving), density, mask.voxels, finest)
+        say(f"neutral: {moving.sum()} Gaussians of parts that move are as the model has them, but {blur:+.1f} Å² wider")
+        mixture = among_moving(mixture, seed, moving, scale, blur, parameters.smallest_width)
+    write(out, density, mask, parameters, mixture, shape_of(parameters, kept, rows), rounds)
 
 
 def refuse_unfit(folder: Path, density: Map, mask: Map) -> None:
@@ -368,13 +379,14 @@ def write(
     density: Map,
     mask: Map,
     parameters: MixtureParameters,
+    mixture: Mixture,
     shape: dict[str, float | int],
     rounds: list[Round],
 ) -> None:
-    """All files of the stage."""
+    """All files of the stage; the curve is of what was fitted, inside the mask of the fit."""
+    drawn = band_limited_map(mixture, density.box, density.pixel_size)
     with torch.no_grad():
-        mixture = parameters()
-    fitted = band_limited_map(mixture, density.box, density.pixel_size)
+        fitted = band_limited_map(parameters(), density.box, density.pixel_size)
     curve = fsc_table(fitted, density.voxels, mask.voxels, density.pixel_size)
     reached = curve_resolution(curve, threshold=0.5)
     say(f"neutral: {len(mixture)} Gaussians agree with the map (FSC 0.5) to {reached:.1f} Å")
@@ -382,7 +394,7 @@ def write(
         say(f"neutral: {negative} of them are negative; neutral.amplitudes: positive does without")
     write_mixture(out / "mixture.npz", mixture, density)
     write_pseudo_atoms(out / "mixture.cif", mixture, density)
-    write_map(out / "map.mrc", density.with_voxels(fitted))
+    write_map(out / "map.mrc", density.with_voxels(drawn))
     write_csv(out / "fsc.csv", curve)
     write_csv(out / "growth.csv", table(rounds))
     write_json(out / "geometry.json", shape)

@@ -18,6 +18,7 @@ from sklearn.cluster import kmeans_plusplus
 
 from gaussemble.errors import InputError
 from gaussemble.fit.placement import check_fit
+from gaussemble.fit.regions import selected_atoms
 from gaussemble.fit.topology import consecutive
 from gaussemble.io.atoms import Atoms, Beads, Grouping, gather, group_atoms, read_atoms, write_models
 from gaussemble.io.mixtures import write_mixture, write_pseudo_atoms
@@ -84,6 +85,13 @@ class Options(StageOptions):
         default=True,
         description="Also seed density in the mask that the model does not explain; and let neutral add to that.",
     )
+    moving: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The model's parts that move so far that the map shows them smeared, in gemmi's syntax: their "
+        "Gaussians stay as the model has them, on the scale of the others, and none are seeded on what the model "
+        "leaves. For rigid domains.",
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the k-means and of the check of the model.")
 
 
@@ -103,8 +111,8 @@ def seeds(*, map: Path, mask: Path, out: Path, model: Path | None = None, option
     """Write seeds.npz and seeds.cif, Gaussians to start the neutral mixture from; model.cif: the model as it was taken.
 
     Beside the mixture seeds.npz has `grow`, whether its number of Gaussians is only a start, `model`, whether they
-    stand on one, beside which others may come, and the pairs `bonds` and triples `angles` of Gaussians that stand for
-    consecutive residues of a chain.
+    stand on one, beside which others may come, the pairs `bonds` and triples `angles` of Gaussians that stand for
+    consecutive residues of a chain, and `moving`, those that the neutral fit leaves as they are, if there are any.
     """
     density_map, mask_map = read_map(map), read_map(mask)
     refuse_other_box(map, density_map, mask, mask_map)
@@ -116,17 +124,18 @@ def seeds(*, map: Path, mask: Path, out: Path, model: Path | None = None, option
         beads = seed_density(density, density_map.pixel_size, resolution, options)
         grow = " to start from; their number grows in the stage neutral" if options.count is None else ""
         say(f"seeds: {len(beads)} Gaussians on {density.solid.sum()} voxels of density{grow}")
-        topology = {}
+        others = {}
     else:
         atoms = read_atoms(model, Choice(options.model_number, options.selection, options.assembly, options.ncs))
         check_fit(model, map, atoms, density_map, resolution, options.seed)
-        beads = seed_model(atoms, density, density_map.pixel_size, resolution, options)
-        topology = {} if options.count else consecutive(atoms, options.atoms)
+        beads, moving = seed_model(atoms, density, density_map.pixel_size, resolution, options)
+        others = {} if options.count else consecutive(atoms, options.atoms)
+        others |= {} if moving is None else {"moving": moving}
         write_models(out / "model.cif", atoms, [atoms.position])
     mixture = as_mixture(beads, density_map, options.width)
-    grow = options.count is None and (model is None or options.residual)
+    grow = options.count is None and (model is None or (options.residual and options.moving is None))
     flags = {"grow": np.array(grow), "model": np.array(model is not None)}
-    write_mixture(out / "seeds.npz", mixture, density_map, **flags, **topology)
+    write_mixture(out / "seeds.npz", mixture, density_map, **flags, **others)
     write_pseudo_atoms(out / "seeds.cif", mixture, density_map)
 
 
@@ -141,7 +150,7 @@ def refuse_other_box(map_path: Path, density: Map, mask_path: Path, mask: Map) -
 
 def refuse_choice(options: Options) -> None:
     """Raise InputError where options say which part of a model to use, but there is none."""
-    choices = ("selection", "model_number", "assembly", "ncs")
+    choices = ("selection", "model_number", "assembly", "ncs", "moving")
     given = [name for name in choices if getattr(options, name) != Options.model_fields[name].default]
     if given:
         raise InputError(f"options {', '.join(given)}: they choose a part of a model; give a model, or leave them out")
@@ -197,26 +206,42 @@ def seed_density(density: Density, pixel_size: float, resolution: float, options
     return scaled(widened(beads, BLUR * resolution, pixel_size), density.value.sum())
 
 
-def seed_model(atoms: Atoms, density: Density, pixel_size: float, resolution: float, options: Options) -> Beads:
+def seed_model(
+    atoms: Atoms, density: Density, pixel_size: float, resolution: float, options: Options
+) -> tuple[Beads, Bool[np.ndarray, " bead"] | None]:
     """Beads of the model with the mass of the density round its atoms, then Gaussians for the density elsewhere.
 
     Round an atom means within its radius (2 Å) and half the resolution; a blurred atom is below a tenth of its height
-    there.
+    there. Where parts move the mass is that of the others, and nothing is seeded elsewhere, where those parts are
+    smeared; which beads are theirs comes second.
     """
     beads = model_beads(atoms, options.atoms, options.count, options.seed)
     beads = Beads(beads.position, beads.weight, np.hypot(beads.spread, BLUR * resolution))
-    distance, _ = KDTree(atoms.position).query(density.position, distance_upper_bound=2.0 + resolution / 2)
+    still, moving = np.ones(len(atoms), dtype=bool), None
+    if options.moving:
+        still = ~selected_atoms("moving", options.moving, atoms)
+        if not still.any():
+            raise InputError(
+                f"option moving, {options.moving!r}: all atoms of the model; leave out the part that the map shows, "
+                "from which the scale is taken"
+            )
+        moving = ~still[KDTree(atoms.position).query(beads.position)[1]]
+    distance, _ = KDTree(atoms.position[still]).query(density.position, distance_upper_bound=2.0 + resolution / 2)
     explained = np.isfinite(distance)
     mass = density.value[explained].sum()
     if mass <= 0:
         raise InputError(f"the map sums to {mass:.4g} round the model's atoms inside the mask; check the mask")
+    share = mass / density.value.sum()
+    if moving is not None:
+        say(f"seeds: {len(beads)} Gaussians, {moving.sum()} of parts that move; the others explain {share:.0%}")
+        return scaled(beads, mass * beads.weight.sum() / beads.weight[~moving].sum()), moving
     beads = scaled(beads, mass)
-    say(f"seeds: {len(beads)} Gaussians on the model, which explains {mass / density.value.sum():.0%} of the density")
+    say(f"seeds: {len(beads)} Gaussians on the model, which explains {share:.0%} of the density")
     if not options.residual:
-        return beads
+        return beads, None
     rest = seed_residual(density, explained, mass / len(beads), pixel_size, resolution, options.seed)
     say(f"seeds: {len(rest)} Gaussians on density that the model leaves unexplained")
-    return scaled(_joined(beads, rest), density.value.sum())
+    return scaled(_joined(beads, rest), density.value.sum()), None
 
 
 def model_beads(atoms: Atoms, grouping: Grouping, count: int | None, seed: int) -> Beads:
