@@ -6,7 +6,8 @@
 #              for others: training, scale (a hundred thousand particles), gpu, agreement (verdicts where the truth is
 #              known), motion, original, cryodrgn
 # make bench-science  how much of known motions and compositions is found, beside the Bayes limit of the same particles;
-#              SET="linear ring" SNR="0.1 0.01" PARTICLES=5000 WITH="epochs=20 seeds.count=512" for some
+#              SET="linear ring" SNR="0.1 0.01" PARTICLES=5000 WITH="epochs=20 seeds.count=512" for some, SEED=1 for
+#              other particles, DOCKED=1 for a model of the molecule at rest (chain B moves)
 # make clean   remove what the others wrote, except .venv
 
 PYTHON ?= python3.11
@@ -44,7 +45,8 @@ bench-%: tests/bench/%.py .venv/installed
 
 bench-science: .venv/installed
 	OMP_NUM_THREADS=1 PYTHONPATH=workflow $(BIN)/python tests/bench/science/run.py $(if $(SET),--set $(SET)) \
-	  $(if $(SNR),--snr $(SNR)) $(if $(PARTICLES),--particles $(PARTICLES)) $(if $(MODEL),--model $(MODEL)) -- $(WITH)
+	  $(if $(SNR),--snr $(SNR)) $(if $(PARTICLES),--particles $(PARTICLES)) $(if $(MODEL),--model $(MODEL)) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(DOCKED),--docked) -- $(WITH)
 
 bench-demo: .venv/installed
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --directory .bench --forceall

@@ -99,7 +99,9 @@ def test_scale_and_blur_of_a_mixture_are_found_through_noise(generator):
     clean = mixture_to_map(true, BOX, PIXEL)
     noisy = Map(clean + clean.std() * torch.randn(clean.shape, generator=generator), PIXEL)
     everywhere = torch.ones(BOX, BOX, BOX)
-    assert scale_and_blur(still, Map(clean, PIXEL), everywhere, 13.0) == pytest.approx((1.4, 9.0), rel=0.01)  # shells are a ring wide
+    assert scale_and_blur(still, Map(clean, PIXEL), everywhere, 13.0) == pytest.approx(
+        (1.4, 9.0), rel=0.01
+    )  # shells are a ring wide
     scale, blur = scale_and_blur(still, noisy, everywhere, 13.0)
     assert scale == pytest.approx(1.4, rel=0.03)
     assert blur == pytest.approx(9.0, abs=2.0)

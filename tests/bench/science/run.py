@@ -1,10 +1,11 @@
 """Science benchmarks: how much of a known truth the stages find, beside the Bayes-optimal score of the same particles.
 
-    make bench-science [SET="linear ring"] [SNR="0.1 0.01"] [PARTICLES=5000] [WITH="epochs=20 seeds.count=512"]
+    make bench-science [SET="linear ring"] [SNR="0.1 0.01"] [PARTICLES=5000] [SEED=1] [DOCKED=1]
+        [WITH="epochs=20 seeds.count=512"]
 
 One row a set. Simulated sets, stores and fits lie in .bench/science and are used again; the tables there are
 scores.csv (every run, appended) and the printed one. WITH overrides options: of heterogeneity, or of the stage that is
-named before a dot. MODEL takes an antibody's atomic model (1HZH) in the place of the demo's molecule. With --docked the
+named before a dot. MODEL takes an antibody's atomic model (1HZH) in the place of the demo's molecule. With DOCKED the
 stages get an atomic model of the molecule at rest, as a user may have one; what moves is its chain B.
 """
 

@@ -33,7 +33,8 @@ STARTS = (1, 2)  # times as many classes begin as there are to be, each tried, o
 COMPETING = 4  # times as many landmarks
 SHARING = 30  # steps that bring the shares of fixed maps to rest
 CYCLES = 5  # of four steps each, at most, in which classes begin to move,
-MORE_CYCLES = 60  # and in which they come to rest
+MORE_CYCLES = 60  # in which they come near rest
+LAST_CYCLES = 500  # and to rest, with all particles: states that look alike take long
 
 
 def class_probabilities(model: DeformableMixture, band: Band, count: int) -> Float64[np.ndarray, "particle class"]:
@@ -45,7 +46,7 @@ def class_probabilities(model: DeformableMixture, band: Band, count: int) -> Flo
     few, many = (seen.of(torch.arange(len(seen))[:: -(-len(seen) // most)]) for most in (CHOOSING, SEARCHING))
     starts = [climbed([many], begun(few, landmark, spread, count, times), spread, MORE_CYCLES) for times in STARTS]
     best = max(starts, key=lambda classes: objective([many], classes, spread))
-    classes = climbed(seen, improved(many, best, spread), spread, MORE_CYCLES)
+    classes = climbed(seen, improved(many, best, spread), spread, LAST_CYCLES)
     say("latent: shares of the classes " + ", ".join(f"{part:.1%}" for part in classes.logit.exp().tolist()))
     return torch.cat([torch.softmax(classes.logs(block), dim=1) for block in seen]).numpy()
 
