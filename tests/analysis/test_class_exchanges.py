@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from gaussemble.analysis.class_exchanges import Unions, apart, improved, split_ones, squared_ones, worth
+from gaussemble.analysis.class_exchanges import (
+    Unions,
+    apart,
+    improved,
+    split_ones,
+    squared_ones,
+    triples,
+    worth,
+)
 from gaussemble.analysis.class_maps import Classes, Spread, climbed, objective
 from gaussemble.fit.coordinates import Coordinates
 
@@ -63,7 +71,7 @@ def composed(generator) -> tuple[Coordinates, Spread]:
 
 
 def three_in_four(seen: Coordinates, spread: Spread) -> Classes:
-    """Classes at rest of which two share the commonest state, and none has both parts."""
+    """Classes of which two share the commonest state, and none has both parts, near rest."""
     weight = torch.tensor([[-0.01, 0.0], [0.01, 0.0], [1.0, 0.0], [0.0, 1.0]]).double()
     logit = torch.log_softmax(SHARES[[0, 0, 1, 2]].double().log(), 0)
     return climbed([seen], Classes(weight, logit), spread, 3)
@@ -139,4 +147,47 @@ def test_worth_is_the_best_of_all_shares(generator):
 def test_structures_that_no_particle_tells_apart_are_tried_once(composed):
     seen, _ = composed
     weight = torch.tensor([[0.0, 0.0], [0.01, 0.0], [1.0, 1.0], [1.0, 0.98]]).double()
-    assert apart(seen, weight, torch.tensor([3, 1, 0, 2])) == [3, 1]
+    far, near = torch.tensor([[9.0, 9.0]]).double(), torch.tensor([[0.02, 0.0]]).double()
+    assert apart(seen, weight, torch.tensor([3, 1, 0, 2]), far) == [3, 1]
+    assert apart(seen, weight, torch.tensor([3, 1, 0, 2]), near) == [3]
+
+
+@pytest.mark.parametrize("count", [3, 5, 16, 30])
+def test_triples_are_of_three_different_classes_each_once(count):
+    first, second, third = triples(count)
+    assert ((first < second) & (first != third) & (second != third)).all()
+    assert int(torch.stack([first, second, third]).max()) == count - 1
+    every = count * (count - 1) * (count - 2) // 2
+    assert len({*zip(first.tolist(), second.tolist(), third.tolist(), strict=True)}) == min(every, 2000)
+    assert len(set(third.tolist())) == count
+    assert all(map(torch.equal, triples(count), (first, second, third)))
+
+
+def test_of_two_classes_one_is_split_and_the_other_leaves(generator):
+    """Two states on one side are one class, and one of few particles is the other: as many as there are, no more."""
+    state = torch.tensor([-6.0, 4.0, 12.0]).repeat_interleave(torch.tensor([50, 300, 300]))
+    pull = 3 * state + 3**0.5 * torch.randn(len(state), generator=generator)
+    seen = Coordinates(pull[:, None], torch.full((650, 1), 3.0))
+    spread = Spread(torch.zeros(1).double(), torch.eye(1).double() / 400)
+    start = climbed([seen], equal(torch.tensor([[-6.0], [8.0]]).double()), spread, 50)
+    better = improved(seen, start, spread)
+    assert objective([seen], better, spread) > objective([seen], start, spread) + 1
+    assert float(better.weight.max()) == pytest.approx(12, abs=0.5)
+    one = climbed([seen], equal(torch.tensor([[1.0]]).double()), spread, 50)
+    assert torch.allclose(improved(seen, one, spread).weight, one.weight, atol=1e-3)
+
+
+def test_a_few_far_particles_do_not_keep_two_states_in_one_class(generator):
+    """Of many classes only some unions are weighed; one of a class of few, far from all, costs least."""
+    place = 5 * torch.randn(14, 3, generator=generator)
+    outliers = torch.tensor([[60.0, 0.0, 0.0]]).expand(4, 3)
+    center = torch.cat([place[torch.arange(4000) % 14], outliers])
+    pull = 3 * center + 3**0.5 * torch.randn(center.shape, generator=generator)
+    curvature = torch.tensor([3.0, 0, 0, 3, 0, 3]).expand(len(center), 6)
+    seen, spread = Coordinates(pull, curvature), Spread(torch.zeros(3).double(), torch.eye(3).double() / 1e4)
+    true = climbed([seen], equal(place.double()), spread, 60)
+    poor = torch.cat([place[:12], place[12:].mean(0, keepdim=True), outliers[:1]]).double()
+    start = climbed([seen], equal(poor), spread, 60)
+    reached = [len(seen) * objective([seen], one, spread) for one in (start, improved(seen, start, spread), true)]
+    assert reached[1] > reached[0] + 100
+    assert reached[1] > reached[2] - 1  # where the states themselves lead, which leave the four to one of them

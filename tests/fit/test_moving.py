@@ -107,14 +107,39 @@ def test_scale_and_blur_of_a_mixture_are_found_through_noise(generator):
     assert blur == pytest.approx(9.0, abs=2.0)
 
 
-def test_the_mask_reaches_round_what_stands_still_alone():
-    still = Mixture(torch.tensor([[12.0, -18.0, 30.0]]), torch.ones(1), torch.ones(1))
+@pytest.mark.parametrize("width", [5.0, 15.0])
+def test_the_mask_reaches_round_what_stands_still_alone(width):
+    """As far as a Gaussian has a twentieth of its height, which is 2.45 widths, and softly on."""
+    still = Mixture(torch.tensor([[12.0, -18.0, 30.0]]), torch.ones(1), torch.full((1,), width))
     mask = mask_round(still, Map(torch.zeros(BOX, BOX, BOX), PIXEL), 12.0)
     axis = (torch.arange(BOX) - BOX // 2) * PIXEL
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     far = (torch.stack([x, y, z], -1) - still.center[0]).norm(dim=-1)
-    assert (mask[far <= 8] == 1).all()  # an atom's radius and half of 12 Å
-    assert (mask[far >= 8 + 18] == 0).all()  # and an edge of 12 Å, or of three voxels
+    assert (mask[far <= 2.3 * width] == 1).all()
+    assert (mask[far >= 2.6 * width + 18] == 0).all()  # an edge of 12 Å, but of three voxels at least
+    assert ((mask > 0) & (mask < 1))[(far > 2.7 * width) & (far < 2.4 * width + 17)].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "finest", "message"),
+    [
+        ({}, 150.0, r"option resolution: the box holds 1 shells up to 150 Å; set it finer"),
+        ({"amplitude": -1.0}, 13.0, "option moving: the map is not like the model's other parts"),
+    ],
+)
+def test_a_map_that_tells_no_scale_is_refused(change, finest, message):
+    still = molecule()
+    voxels = change.get("amplitude", 1.0) * mixture_to_map(still, BOX, PIXEL)
+    with pytest.raises(InputError, match=message):
+        scale_and_blur(still, Map(voxels, PIXEL), torch.ones(BOX, BOX, BOX), finest)
+
+
+@pytest.mark.parametrize(("key", "value"), [("grow", "yes"), ("amplitudes", "signed")])
+def test_no_gaussians_grow_on_the_smear(smeared, key, value):
+    folder, _ = smeared
+    with pytest.raises(InputError, match=f"option {key} is {value}, but parts of the model move"):
+        neutral(consensus=folder, seeds=folder / "still.npz", out=folder / "no", options=Options(**{key: value}))
+    assert not (folder / "no").exists()
 
 
 @pytest.mark.parametrize(

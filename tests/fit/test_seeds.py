@@ -120,6 +120,23 @@ def test_beads_of_a_model_stand_on_its_residues_and_carry_the_mass(fitted, tmp_p
     assert mixture.width.numpy() == pytest.approx(2.25, rel=1e-3)
 
 
+@pytest.mark.parametrize(("count", "moving"), [(1, "A/41-60"), (59, "A/60"), (60, "A/60")])
+def test_no_clusters_without_a_part_of_their_own(fitted, tmp_path, count, moving):
+    paths, points = fitted
+    model = write_model(tmp_path / "model.cif", points)
+    options = Options(resolution=10, count=count, moving=moving)
+    if count == 1:
+        with pytest.raises(
+            InputError, match="option count, 1: too few or too many for a part that moves and the others"
+        ):
+            seeds(**paths, model=model, options=options)
+    else:
+        seeds(**paths, model=model, options=options)
+        with np.load(tmp_path / "seeds" / "seeds.npz") as stored:
+            assert stored["moving"].sum() == 1
+            assert np.isfinite(stored["amplitude"]).all()
+
+
 @pytest.mark.parametrize("grouping", ["atom", "residue", "calpha"])
 def test_removed_part_is_filled_again(fitted, tmp_path, grouping):
     paths, points = fitted
@@ -349,6 +366,36 @@ def test_parts_that_move_take_their_scale_from_the_rest(tmp_path):
     with np.load(tmp_path / "seeds" / "seeds.npz") as stored:
         assert "moving" not in stored
         assert len(stored["center"]) > 70
+
+
+def test_clusters_of_a_model_are_of_parts_that_move_or_of_others(fitted, tmp_path):
+    paths, points = fitted
+    model = write_model(tmp_path / "model.cif", points)
+    seeds(**paths, model=model, options=Options(resolution=10, count=12, moving="A/41-60"))
+    mixture = read_mixture(tmp_path / "seeds" / "seeds.npz")
+    with np.load(tmp_path / "seeds" / "seeds.npz") as stored:
+        moving = stored["moving"]
+    assert moving.tolist() == 8 * [False] + 4 * [True]
+    for part, own in ((points[:40], ~moving), (points[40:], moving)):
+        weight = mixture.amplitude.numpy()[own]
+        assert np.allclose(weight @ mixture.center.numpy()[own] / weight.sum(), part.mean(0), atol=0.1)
+    assert mixture.amplitude[moving].sum().item() == pytest.approx(
+        mixture.amplitude[~moving].sum().item() / 2, rel=1e-3
+    )
+
+
+def test_what_moves_has_no_say_in_whether_the_model_lies_on_the_map(tmp_path, capsys):
+    """Most of the map is where the model's longer part would have to be shifted to."""
+    points = chain_of_points()
+    shown = np.concatenate([points[:20], points[20:] + np.array([24, 0, 0])])
+    density = blobs_map(shown, np.full(60, 6.0), 3.0)
+    paths, model = write_inputs(tmp_path, density), write_model(tmp_path / "model.cif", points)
+    seeds(**paths, model=model, options=Options(resolution=10))
+    before = capsys.readouterr().err
+    seeds(**paths, model=model, options=Options(resolution=10, moving="A/21-60"))
+    after = capsys.readouterr().err
+    assert "shift the model by" in before
+    assert "shift the model by" not in after
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@
 One row a set. Simulated sets, stores and fits lie in .bench/science and are used again; the tables there are
 scores.csv (every run, appended) and the printed one. WITH overrides options: of heterogeneity, or of the stage that is
 named before a dot. MODEL takes an antibody's atomic model (1HZH) in the place of the demo's molecule. With DOCKED the
-stages get an atomic model of the molecule at rest, as a user may have one; what moves is its chain B.
+stages get an atomic model of the molecule at rest, as a user may have one; what moves is its chain B (of 1HZH: L, and H
+to residue 213).
 """
 
 import argparse

@@ -31,7 +31,7 @@ class ClusterOptions(StageOptions):
         default="kmeans",
         description="How clusters are found: of latents, by k-means, normal distributions (each particle through its "
         "own error) or density (hdbscan, which leaves particles out); or as maps that share the particles by "
-        "likelihood (decoded), best where particles are noisy, at the cost of a pass over them.",
+        "likelihood (decoded), best where particles are noisy, at the cost of a pass over them and some minutes.",
     )
     clusters: int | None = Field(
         default=4,

@@ -6,6 +6,7 @@ maximisation then show whether the posterior has risen (split and merge: Ueda et
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from gaussemble.analysis.class_maps import NARROWEST, Classes, Spread, climbed, 
 from gaussemble.fit.coordinates import Coordinates
 
 TRIAL_CYCLES = 15  # of four steps each, at most, in which other classes show whether they are better
+TRIALS = 4000  # exchanges that are tried, times the number of classes: what a trial costs grows with it
 BETTER = 1.0  # nats of all particles by which they must be, or they are no others
 BLOCK = 4096  # particles worked on at a time,
 ABREAST = 64  # and structures
@@ -30,18 +32,24 @@ TINY = 1e-300  # of likelihoods, so that they have logarithms
 
 
 def improved(seen: Coordinates, classes: Classes, spread: Spread) -> Classes:
-    """As many classes, of a posterior that no exchange makes higher; those that are given are at rest."""
-    reached, tried = objective([seen], classes, spread), 0
-    kinds = (split_ones, squared_ones) if len(classes) > 2 else ()
-    while tried < len(kinds):
-        tried += 1
-        for other in kinds[tried - 1](seen, classes):
-            trial = climbed([seen], other, spread, TRIAL_CYCLES)
-            value = objective([seen], trial, spread)
-            if value > reached + BETTER / len(seen):
-                classes, reached, tried = trial, value, 0
-                break
+    """As many classes, of a posterior that no exchange makes higher, or that `TRIALS` of them did not."""
+    classes = climbed([seen], classes, spread, TRIAL_CYCLES)
+    reached, left = objective([seen], classes, spread), TRIALS // len(classes)
+    others = exchanges(seen, classes)
+    while left and (other := next(others, None)):
+        trial = climbed([seen], other, spread, TRIAL_CYCLES)
+        value, left = objective([seen], trial, spread), left - 1
+        if value > reached + BETTER / len(seen):
+            classes, reached, others = trial, value, exchanges(seen, trial)
     return classes
+
+
+def exchanges(seen: Coordinates, classes: Classes) -> Iterator[Classes]:
+    """All that are worth a trial, the most promising first: of one class none, of two no more than a split."""
+    if len(classes) > 1:
+        yield from split_ones(seen, classes)
+    if len(classes) > 2:
+        yield from squared_ones(seen, classes)
 
 
 def split_ones(seen: Coordinates, classes: Classes) -> list[Classes]:
@@ -77,18 +85,27 @@ def squared_ones(seen: Coordinates, classes: Classes) -> list[Classes]:
     Where parts come and go, what one state has and another has not is what a third one may have too: w_a + w_b - w_c
     completes the square. Such a map is worth what particles gain if it takes a share of theirs, the others as they are.
     """
-    number = torch.arange(len(classes))
-    first, second, third = torch.cartesian_prod(number, number, number).unbind(1)
-    proper = torch.nonzero((first < second) & (first != third) & (second != third)).flatten()
-    proper = proper[:: -(-len(proper) // SQUARES)]
-    weight = classes.weight[first[proper]] + classes.weight[second[proper]] - classes.weight[third[proper]]
+    first, second, third = triples(len(classes))
+    weight = classes.weight[first] + classes.weight[second] - classes.weight[third]
     before = classes.logs(seen).logsumexp(1, keepdim=True)
     found = [worth(seen.gains(block).double() - before) for block in weight.split(ABREAST)]
     gain, share = (torch.cat(each) for each in zip(*found, strict=True))
     order = torch.nonzero(share > LEAST_SHARE / len(classes)).flatten()
     order = order[gain[order].argsort(descending=True)]
     rest = Unions.of(seen, classes).without()
-    return [joined(rest, weight[one], share[one]) for one in apart(seen, weight, order)]
+    return [joined(rest, weight[one], share[one]) for one in apart(seen, weight, order, classes.weight)]
+
+
+def triples(count: int) -> tuple[Int[Tensor, " triple"], Int[Tensor, " triple"], Int[Tensor, " triple"]]:
+    """Three classes each, the first two in either order once: all, or `SQUARES` of them, the same each time."""
+    pair, third = count * (count - 1) // 2, count - 2
+    chosen = torch.arange(pair * third)
+    if len(chosen) > SQUARES:
+        chosen = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))[:SQUARES]
+    first, second = torch.triu_indices(count, count, offset=1)[:, chosen // third]
+    other = chosen % third  # among those that are neither: the first and second come before some of them
+    other = other + (other >= first)
+    return first, second, other + (other >= second)
 
 
 def worth(
@@ -117,7 +134,7 @@ class Unions:
     @classmethod
     def of(cls, seen: Coordinates, classes: Classes) -> "Unions":
         """Pairs of neighbours, each with a map in the middle, by shares."""
-        first, second = neighbours(seen, classes.weight)
+        first, second = neighbours(seen, classes)
         united, logs = united_ones(classes, first, second), classes.logs(seen)
         whole = logs.logsumexp(1, keepdim=True)
         share, change = (logs - whole).exp(), []
@@ -128,8 +145,10 @@ class Unions:
         return cls(classes, first, second, torch.cat(change))
 
     def without(self, kept: int = -1) -> Classes:
-        """The classes but for `kept`, two of them as one."""
+        """The classes but for `kept`, two of them as one; of two classes the other leaves."""
         proper = (self.first != kept) & (self.second != kept)
+        if not proper.any():
+            return Classes(self.classes.weight[:0], self.classes.logit[:0])
         pair = int(self.change.masked_fill(~proper, -torch.inf).argmax())
         first, second = self.first[pair, None], self.second[pair, None]
         one, number = united_ones(self.classes, first, second), torch.arange(len(self.classes))
@@ -141,16 +160,21 @@ class Unions:
         """One class as two, a step to each side with half of its share each, and two others as one."""
         weight, logit = self.classes.weight[one], self.classes.logit[one] - math.log(2)
         rest, both = self.without(one), torch.stack([weight + step, weight - step])
-        return Classes(torch.cat([rest.weight, both]), torch.cat([rest.logit, logit.expand(2)]))
+        logit = torch.log_softmax(torch.cat([rest.logit, logit.expand(2)]), 0)
+        return Classes(torch.cat([rest.weight, both]), logit)
 
 
-def neighbours(
-    seen: Coordinates, weight: Float64[Tensor, "class component"]
-) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
-    """The pairs that particles tell apart worst, `PAIRS` for each class: more than any one is in, if these are many."""
-    first, second = torch.triu_indices(len(weight), len(weight), offset=1)
-    offset = weight[first] - weight[second]
-    order = ((offset @ mean_curvature(seen)) * offset).sum(1).argsort()[: PAIRS * len(weight)]
+def neighbours(seen: Coordinates, classes: Classes) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
+    """The pairs whose union ought to cost the particles least, `PAIRS` for each class.
+
+    With shares p and q, and maps that particles see to differ by half of d² nats, p q / (p + q) d² (Ward 1963): what
+    holds few particles costs little wherever it goes.
+    """
+    first, second = torch.triu_indices(len(classes), len(classes), offset=1)
+    offset, share = classes.weight[first] - classes.weight[second], classes.logit.exp()
+    apart = ((offset @ mean_curvature(seen)) * offset).sum(1)
+    cost = share[first] * share[second] / (share[first] + share[second]) * apart
+    order = cost.argsort()[: PAIRS * len(classes)]
     return first[order], second[order]
 
 
@@ -173,14 +197,20 @@ def joined(classes: Classes, weight: Float64[Tensor, " component"], share: Float
 
 
 def apart(
-    seen: Coordinates, weight: Float64[Tensor, "structure component"], order: Int[Tensor, " chosen"]
+    seen: Coordinates,
+    weight: Float64[Tensor, "structure component"],
+    order: Int[Tensor, " chosen"],
+    present: Float64[Tensor, "class component"],
 ) -> list[int]:
-    """The first of some structures that differ from each other by as much as a particle may see, `TRIED` at most."""
-    whole = mean_curvature(seen)
-    kept: list[int] = []
+    """The first of some structures that differ by as much as a particle may see from each other and from those present.
+
+    `TRIED` at most.
+    """
+    whole, known, kept = mean_curvature(seen), present, list[int]()
     for one in order.tolist():
-        offset = weight[one] - weight[kept]
-        if not kept or float(((offset @ whole) * offset).sum(1).min()) > DIFFERENT:
+        offset = weight[one] - known
+        if float(((offset @ whole) * offset).sum(1).min()) > DIFFERENT:
+            known = torch.cat([known, weight[one, None]])
             kept.append(one)
         if len(kept) == TRIED:
             break

@@ -1,6 +1,6 @@
 """Parts of the atomic model that move so far that the consensus map shows them smeared.
 
-Fitted to the map, their Gaussians would become the smear, which no rigid motion makes sharp again. So the map is fitted
+Fitted to the map their Gaussians would become the smear, which no rigid motion makes sharp again. So the map is fitted
 by the others alone, round them, and these tell the scale and blur of those that move, which otherwise stay as the model
 has them.
 """
@@ -18,12 +18,10 @@ from gaussemble.fit.asymmetric import joined
 from gaussemble.io.files import read_npz
 from gaussemble.physics.band_limited import band_limited_map
 from gaussemble.physics.fourier import to_fourier_3d
-from gaussemble.physics.masks import soften
+from gaussemble.physics.masks import LEAST, soften
 from gaussemble.physics.rings import ring_frequencies, shell_means
 from gaussemble.physics.symmetry import operators
 from gaussemble.quantities import Map, Mixture
-
-ATOM = 2.0  # Å, an atom's radius
 
 
 def read_moving(seeds: Path, count: int, symmetry: str) -> Bool[Tensor, " gaussian"]:
@@ -45,11 +43,9 @@ def read_moving(seeds: Path, count: int, symmetry: str) -> Bool[Tensor, " gaussi
 
 
 def mask_round(still: Mixture, frame: Map, finest: float) -> Float[Tensor, "z y x"]:
-    """1 at these Gaussians' atoms, to half of `finest` (Å) round them, and softly 0 beyond, on the frame's voxels."""
-    place = (still.center / frame.pixel_size + frame.box // 2).round().long().clamp(0, frame.box - 1)
-    body = torch.zeros(frame.voxels.shape, dtype=torch.bool)
-    body[tuple(place.flip(1).unbind(1))] = True
-    return soften(body.numpy(), (ATOM + finest / 2) / frame.pixel_size, finest / frame.pixel_size)
+    """1 where these Gaussians draw density, on the frame's voxels, then softly 0 over `finest` Å."""
+    drawn = band_limited_map(still, frame.box, frame.pixel_size)
+    return soften((drawn > LEAST * drawn.max()).numpy(), 0.0, max(finest / frame.pixel_size, 3.0))
 
 
 def scale_and_blur(still: Mixture, density: Map, mask: Float[Tensor, "z y x"], finest: float) -> tuple[float, float]:
@@ -61,20 +57,35 @@ def scale_and_blur(still: Mixture, density: Map, mask: Float[Tensor, "z y x"], f
         sum over r of |M|² ( Re<M, F> / |M|² - scale exp(-2 pi² blur k²) )²
 
     so noise, of which M knows nothing, does not bias them.
+
+    Raises:
+        InputError: fewer than three shells up to `finest`, or a map that is not like the mixture in any scale and blur.
     """
     drawn = to_fourier_3d((band_limited_map(still, density.box, density.pixel_size) * mask).double())
     seen = to_fourier_3d((density.voxels * mask).double())
     power, cross = (shell_means(part, density.box) for part in (drawn.abs().square(), (drawn.conj() * seen).real))
     frequency = ring_frequencies(density.box, density.pixel_size)
     shell = (frequency > 0) & (frequency <= 1 / finest) & (power > 0)
+    if int(shell.sum()) < 3:
+        raise InputError(
+            f"option resolution: the box holds {int(shell.sum())} shells up to {finest:.3g} Å; set it finer"
+        )
     weight = power * torch.arange(len(power)).square()  # means to sums, up to a factor
-    (scale, blur), *_ = curve_fit(
-        lambda square, scale, blur: scale * np.exp(-2 * np.pi**2 * blur * square),
-        frequency[shell].square().numpy(),
-        (cross / power)[shell].numpy(),
-        p0=(1.0, 0.0),
-        sigma=weight[shell].rsqrt().numpy(),
-    )
+    try:
+        (scale, blur), *_ = curve_fit(
+            lambda square, scale, blur: scale * np.exp(-2 * np.pi**2 * blur * square),
+            frequency[shell].square().numpy(),
+            (cross / power)[shell].numpy(),
+            p0=(1.0, 0.0),
+            sigma=weight[shell].rsqrt().numpy(),
+        )
+    except RuntimeError:  # no convergence
+        scale, blur = 0.0, 0.0
+    if scale <= 0 or blur > finest**2:
+        raise InputError(
+            f"option moving: the map is not like the model's other parts (amplitudes times {scale:.2g}, {blur:.2g} Å² "
+            "wider); is the model fitted in it?"
+        )
     return float(scale), float(blur)
 
 

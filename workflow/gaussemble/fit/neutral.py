@@ -62,7 +62,8 @@ class Options(StageOptions):
     grow: Literal["auto", "yes", "no"] = Field(
         default="auto",
         description="More Gaussians until the target is reached: doubled, from coarse resolution on, or beside a "
-        "model's, whose geometry is kept; auto: where the seeds have no count, and seeds.residual is on.",
+        "model's, whose geometry is kept; auto: where the seeds have no count, seeds.residual is on, and no parts "
+        "move (seeds.moving).",
     )
     most: int = Field(default=16384, ge=1, description="Most Gaussians to grow to.")
     amplitudes: Literal["auto", "positive", "signed"] = Field(
@@ -114,6 +115,7 @@ def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> Non
     finest = max(options.resolution or consensus_resolution(consensus / "fsc.csv"), 2.0 * density.pixel_size)
     moving, restraints = read_moving(seeds, len(seed), options.symmetry), read_restraints(seeds, seed.center)
     if moving.any():
+        refuse_growth_on_smear(options)
         mask = mask.with_voxels(mask.voxels * mask_round(seed.select(~moving), mask, finest))
         restraints = among(restraints, torch.nonzero(~moving).flatten(), len(seed))
     target = make_target(density, mask.voxels, finest, options.seed)
@@ -132,7 +134,10 @@ def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> Non
         mixture = parameters()
     if moving.any():
         scale, blur = scale_and_blur(seed.select(~moving), density, mask.voxels, finest)
-        say(f"neutral: {moving.sum()} Gaussians of parts that move are as the model has them, but {blur:+.1f} Å² wider")
+        say(
+            f"neutral: {int(moving.sum())} Gaussians of parts that move are as the model has them, but for amplitudes "
+            f"(times {scale:.3f}) and squared widths ({blur:+.1f} Å²)"
+        )
         mixture = among_moving(mixture, seed, moving, scale, blur, parameters.smallest_width)
     write(out, density, mask, parameters, mixture, shape_of(parameters, kept, rows), rounds)
 
@@ -187,6 +192,17 @@ def refuse_signs_without_growth(seeds: Path, options: Options) -> None:
             f"option amplitudes is signed: growth adds the negative Gaussians, but the number of those in {seeds} is "
             "fixed; set grow: yes, or leave seeds.count and grow: no out"
         )
+
+
+def refuse_growth_on_smear(options: Options) -> None:
+    """Raise InputError where more Gaussians are asked for while parts of the model move."""
+    for key in ("grow", "amplitudes"):
+        value = getattr(options, key)
+        if value in ("yes", "signed"):
+            raise InputError(
+                f"option {key} is {value}, but parts of the model move (seeds.moving), and more Gaussians would draw "
+                f"what the map shows of them, smeared; leave {key} or seeds.moving out"
+            )
 
 
 def on_model(seeds: Path) -> bool:
@@ -389,7 +405,7 @@ def write(
         fitted = band_limited_map(parameters(), density.box, density.pixel_size)
     curve = fsc_table(fitted, density.voxels, mask.voxels, density.pixel_size)
     reached = curve_resolution(curve, threshold=0.5)
-    say(f"neutral: {len(mixture)} Gaussians agree with the map (FSC 0.5) to {reached:.1f} Å")
+    say(f"neutral: {len(parameters())} Gaussians agree with the map (FSC 0.5) to {reached:.1f} Å")
     if negative := int((mixture.amplitude < 0).sum()):
         say(f"neutral: {negative} of them are negative; neutral.amplitudes: positive does without")
     write_mixture(out / "mixture.npz", mixture, density)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from scipy.fft import irfftn, rfftn
 from scipy.ndimage import map_coordinates
 from scipy.optimize import minimize
@@ -37,16 +37,25 @@ class Place:
     mirrored: str = ""  # x, y, z or none
 
 
-def check_fit(model: Path, map_path: Path, atoms: Atoms, density: Map, resolution: float, seed: int) -> None:
-    """Say how well the model lies on the map, and where it would lie better.
+def check_fit(
+    model: Path,
+    map_path: Path,
+    atoms: Atoms,
+    density: Map,
+    resolution: float,
+    seed: int,
+    still: Bool[np.ndarray, " atom"] | None = None,
+) -> None:
+    """Say how well the model lies on the map, and where it would lie better, to judge by atoms that stand `still`.
 
     Raises:
         InputError: atoms outside the box; a model that does not lie on the density, or hardly, where it clearly would
             at another place.
     """
     distance = max(1.5 * resolution, 10.0)
-    score = fit_score(atoms.position, density, distance, seed)
-    place = better_place(atoms.position, density, resolution, score, seed)
+    shown = atoms.position if still is None else atoms.position[still]
+    score = fit_score(shown, density, distance, seed)
+    place = better_place(shown, density, resolution, score, seed)
     advice = "" if place is None else described(place, density, resolution)
     refuse_outside(model, map_path, atoms, density, advice)
     if score < (REFUSED if place is None else DOUBTED):

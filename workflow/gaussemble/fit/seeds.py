@@ -83,7 +83,8 @@ class Options(StageOptions):
     )
     residual: bool = Field(
         default=True,
-        description="Also seed density in the mask that the model does not explain; and let neutral add to that.",
+        description="Also seed density in the mask that the model does not explain, and let neutral add to that; not "
+        "where parts move.",
     )
     moving: str | None = Field(
         default=None,
@@ -127,10 +128,11 @@ def seeds(*, map: Path, mask: Path, out: Path, model: Path | None = None, option
         others = {}
     else:
         atoms = read_atoms(model, Choice(options.model_number, options.selection, options.assembly, options.ncs))
-        check_fit(model, map, atoms, density_map, resolution, options.seed)
-        beads, moving = seed_model(atoms, density, density_map.pixel_size, resolution, options)
+        still = still_atoms(atoms, options.moving)
+        check_fit(model, map, atoms, density_map, resolution, options.seed, still)
+        beads, moving = seed_model(atoms, still, density, density_map.pixel_size, resolution, options)
         others = {} if options.count else consecutive(atoms, options.atoms)
-        others |= {} if moving is None else {"moving": moving}
+        others |= {"moving": moving} if options.moving else {}
         write_models(out / "model.cif", atoms, [atoms.position])
     mixture = as_mixture(beads, density_map, options.width)
     grow = options.count is None and (model is None or (options.residual and options.moving is None))
@@ -206,51 +208,77 @@ def seed_density(density: Density, pixel_size: float, resolution: float, options
     return scaled(widened(beads, BLUR * resolution, pixel_size), density.value.sum())
 
 
+def still_atoms(atoms: Atoms, moving: str | None) -> Bool[np.ndarray, " atom"]:
+    """The atoms that are not of parts that move; raises InputError where all are."""
+    if moving is None:
+        return np.ones(len(atoms), dtype=bool)
+    still = ~selected_atoms("moving", moving, atoms)
+    if not still.any():
+        raise InputError(
+            f"option moving, {moving!r}: all atoms of the model; leave out the part that the map shows, from which the "
+            "scale is taken"
+        )
+    return still
+
+
 def seed_model(
-    atoms: Atoms, density: Density, pixel_size: float, resolution: float, options: Options
-) -> tuple[Beads, Bool[np.ndarray, " bead"] | None]:
+    atoms: Atoms,
+    still: Bool[np.ndarray, " atom"],
+    density: Density,
+    pixel_size: float,
+    resolution: float,
+    options: Options,
+) -> tuple[Beads, Bool[np.ndarray, " bead"]]:
     """Beads of the model with the mass of the density round its atoms, then Gaussians for the density elsewhere.
 
     Round an atom means within its radius (2 Å) and half the resolution; a blurred atom is below a tenth of its height
     there. Where parts move the mass is that of the others, and nothing is seeded elsewhere, where those parts are
-    smeared; which beads are theirs comes second.
+    smeared. Which beads are theirs comes second.
     """
-    beads = model_beads(atoms, options.atoms, options.count, options.seed)
+    beads, moving = model_beads(atoms, still, options.atoms, options.count, options.seed)
     beads = Beads(beads.position, beads.weight, np.hypot(beads.spread, BLUR * resolution))
-    still, moving = np.ones(len(atoms), dtype=bool), None
-    if options.moving:
-        still = ~selected_atoms("moving", options.moving, atoms)
-        if not still.any():
-            raise InputError(
-                f"option moving, {options.moving!r}: all atoms of the model; leave out the part that the map shows, "
-                "from which the scale is taken"
-            )
-        moving = ~still[KDTree(atoms.position).query(beads.position)[1]]
     distance, _ = KDTree(atoms.position[still]).query(density.position, distance_upper_bound=2.0 + resolution / 2)
     explained = np.isfinite(distance)
     mass = density.value[explained].sum()
     if mass <= 0:
         raise InputError(f"the map sums to {mass:.4g} round the model's atoms inside the mask; check the mask")
-    share = mass / density.value.sum()
-    if moving is not None:
+    beads, share = scaled(beads, mass * beads.weight.sum() / beads.weight[~moving].sum()), mass / density.value.sum()
+    if options.moving:
         say(f"seeds: {len(beads)} Gaussians, {moving.sum()} of parts that move; the others explain {share:.0%}")
-        return scaled(beads, mass * beads.weight.sum() / beads.weight[~moving].sum()), moving
-    beads = scaled(beads, mass)
+        return beads, moving
     say(f"seeds: {len(beads)} Gaussians on the model, which explains {share:.0%} of the density")
     if not options.residual:
-        return beads, None
+        return beads, moving
     rest = seed_residual(density, explained, mass / len(beads), pixel_size, resolution, options.seed)
     say(f"seeds: {len(rest)} Gaussians on density that the model leaves unexplained")
-    return scaled(_joined(beads, rest), density.value.sum()), None
+    return scaled(_joined(beads, rest), density.value.sum()), moving
 
 
-def model_beads(atoms: Atoms, grouping: Grouping, count: int | None, seed: int) -> Beads:
-    """The model's beads, or `count` clusters of its atoms; raises InputError where it has fewer atoms."""
+def model_beads(
+    atoms: Atoms, still: Bool[np.ndarray, " atom"], grouping: Grouping, count: int | None, seed: int
+) -> tuple[Beads, Bool[np.ndarray, " bead"]]:
+    """The model's beads, or `count` clusters of its atoms, and whether they are of parts that move.
+
+    Clusters are of atoms that stand still or of such as move, in proportion to their electrons.
+
+    Raises:
+        InputError: fewer atoms of either than clusters.
+    """
     if count is None:
-        return group_atoms(atoms, grouping)
+        beads = group_atoms(atoms, grouping)
+        whole = np.arange(len(atoms)) if grouping == "atom" else atoms.residue
+        return beads, np.bincount(whole, atoms.electrons * still) < 0.5 * np.bincount(whole, atoms.electrons)
     if count > len(atoms):
         raise InputError(f"option count, {count}, is more than the model's {len(atoms)} atoms; lower it")
-    return cluster(atoms.position, atoms.electrons, count, seed)
+    if still.all():
+        return cluster(atoms.position, atoms.electrons, count, seed), np.zeros(count, dtype=bool)
+    own = int(np.clip(round(count * atoms.electrons[still].sum() / atoms.electrons.sum()), 1, count - 1))
+    if min(own, count - own) < 1 or own > still.sum() or count - own > (~still).sum():
+        raise InputError(f"option count, {count}: too few or too many for a part that moves and the others; change it")
+    parts = [
+        cluster(atoms.position[one], atoms.electrons[one], n, seed) for one, n in ((still, own), (~still, count - own))
+    ]
+    return _joined(*parts), np.arange(count) >= own
 
 
 def seed_residual(
