@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import gemmi
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
@@ -22,6 +21,7 @@ from gaussemble.fit.sections import DecoderOptions, DomainOptions
 from gaussemble.io.atoms import Atoms, read_atoms
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map
+from gaussemble.io.selections import selected_atoms
 from gaussemble.progress import say
 from gaussemble.quantities import Map, Mixture
 
@@ -103,25 +103,6 @@ def of_selection(key: str, text: str, ground: Ground) -> Bool[Tensor, " gaussian
             "larger part, or place more Gaussians (seeds.atoms, seeds.count)"
         )
     return found
-
-
-def selected_atoms(key: str, text: str, atoms: Atoms) -> Bool[np.ndarray, " atom"]:
-    """Which atoms a selection names; raises InputError where it cannot be read or finds nothing."""
-    try:
-        selection = gemmi.Selection(text)
-    except (RuntimeError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"option {key}, {text!r}: no selection such as A or A,B/220-334 ({reason})") from error
-    structure = atoms.structure.clone()
-    for serial, site in enumerate(structure[0].all()):
-        site.atom.serial = serial
-    found = [site.atom.serial for site in selection.copy_structure_selection(structure)[0].all()]
-    if not found:
-        chains = ", ".join(dict.fromkeys(map(str, atoms.chain)))
-        raise InputError(f"option {key}, {text!r}, finds no atom of the seeds' model; its chains are {chains}")
-    chosen = np.zeros(len(atoms), dtype=bool)
-    chosen[found] = True
-    return chosen
 
 
 def domains_of(key: str, domains: Sequence[DomainOptions], ground: Ground) -> Int[Tensor, " gaussian"]:

@@ -18,11 +18,11 @@ from sklearn.cluster import kmeans_plusplus
 
 from gaussemble.errors import InputError
 from gaussemble.fit.placement import check_fit
-from gaussemble.fit.regions import selected_atoms
 from gaussemble.fit.topology import consecutive
 from gaussemble.io.atoms import Atoms, Beads, Grouping, gather, group_atoms, read_atoms, write_models
 from gaussemble.io.mixtures import write_mixture, write_pseudo_atoms
 from gaussemble.io.mrc import read_map
+from gaussemble.io.selections import selected_atoms
 from gaussemble.io.structures import Choice
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
@@ -235,7 +235,7 @@ def seed_model(
     there. Where parts move the mass is that of the others, and nothing is seeded elsewhere, where those parts are
     smeared. Which beads are theirs comes second.
     """
-    beads, moving = model_beads(atoms, still, options.atoms, options.count, options.seed)
+    beads, moving = beads_of_parts(atoms, still, options.atoms, options.count, options.seed)
     beads = Beads(beads.position, beads.weight, np.hypot(beads.spread, BLUR * resolution))
     distance, _ = KDTree(atoms.position[still]).query(density.position, distance_upper_bound=2.0 + resolution / 2)
     explained = np.isfinite(distance)
@@ -254,10 +254,19 @@ def seed_model(
     return scaled(_joined(beads, rest), density.value.sum()), moving
 
 
-def model_beads(
+def model_beads(atoms: Atoms, grouping: Grouping, count: int | None, seed: int) -> Beads:
+    """The model's beads, or `count` clusters of its atoms; raises InputError where it has fewer atoms."""
+    if count is None:
+        return group_atoms(atoms, grouping)
+    if count > len(atoms):
+        raise InputError(f"option count, {count}, is more than the model's {len(atoms)} atoms; lower it")
+    return cluster(atoms.position, atoms.electrons, count, seed)
+
+
+def beads_of_parts(
     atoms: Atoms, still: Bool[np.ndarray, " atom"], grouping: Grouping, count: int | None, seed: int
 ) -> tuple[Beads, Bool[np.ndarray, " bead"]]:
-    """The model's beads, or `count` clusters of its atoms, and whether they are of parts that move.
+    """The model's beads, and whether they are of parts that move.
 
     Clusters are of atoms that stand still or of such as move, in proportion to their electrons.
 
@@ -265,19 +274,16 @@ def model_beads(
         InputError: fewer atoms of either than clusters.
     """
     if count is None:
-        beads = group_atoms(atoms, grouping)
         whole = np.arange(len(atoms)) if grouping == "atom" else atoms.residue
-        return beads, np.bincount(whole, atoms.electrons * still) < 0.5 * np.bincount(whole, atoms.electrons)
-    if count > len(atoms):
-        raise InputError(f"option count, {count}, is more than the model's {len(atoms)} atoms; lower it")
+        moving = np.bincount(whole, atoms.electrons * still) < 0.5 * np.bincount(whole, atoms.electrons)
+        return model_beads(atoms, grouping, count, seed), moving
     if still.all():
-        return cluster(atoms.position, atoms.electrons, count, seed), np.zeros(count, dtype=bool)
+        return model_beads(atoms, grouping, count, seed), np.zeros(count, dtype=bool)
     own = int(np.clip(round(count * atoms.electrons[still].sum() / atoms.electrons.sum()), 1, count - 1))
     if min(own, count - own) < 1 or own > still.sum() or count - own > (~still).sum():
         raise InputError(f"option count, {count}: too few or too many for a part that moves and the others; change it")
-    parts = [
-        cluster(atoms.position[one], atoms.electrons[one], n, seed) for one, n in ((still, own), (~still, count - own))
-    ]
+    sizes = ((still, own), (~still, count - own))
+    parts = [cluster(atoms.position[one], atoms.electrons[one], size, seed) for one, size in sizes]
     return _joined(*parts), np.arange(count) >= own
 
 

@@ -37,8 +37,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "neutral_slices": (
         "Consensus and Gaussians",
-        "The same slice of the consensus map and of the map drawn by the Gaussians, and what is left between them. Parts "
-        "that are said to move (seeds.moving) stand at rest in the second, and are smeared in the first.",
+        "The same slice of the consensus map and of the map drawn by the Gaussians, and what is left between them. "
+        "Parts that are said to move (seeds.moving) stand at rest in the second, and are smeared in the first.",
     ),
     "neutral_fsc": (
         "How well the Gaussians draw the consensus",
