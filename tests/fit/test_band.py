@@ -85,6 +85,23 @@ def test_gain_finds_a_radial_filter(tmp_path, generator):
     ).norm()
 
 
+def test_what_is_elsewhere_does_not_make_what_stands_still_faint(tmp_path, generator):
+    """An arm of a third of the molecule anywhere through 120 degrees, a filter of 2: seen as 2 by the rest alone."""
+    known, truth = particles(300, generator), molecule()
+    moving = torch.arange(24) >= 16
+    angle = torch.linspace(-1.05, 1.05, 300)[torch.randperm(300, generator=generator)]
+    states = bent(truth, angle)
+    twice = Mixture(states.center, 2 * states.amplitude, states.width)
+    write_store(tmp_path, known, images(known, twice, 0.05, generator), PIXEL)
+    band = open_band(open_store(tmp_path), white_noise_power(0.05), 20.0)
+    information = half_sums(band.batch(torch.arange(300)).predict(truth).abs().square(), band.box).sum(0)
+    fine = (information > 0) & (torch.arange(len(information)) >= 3)  # coarser, the smear is like the arm at rest
+    alone, together = ring_gain(band, truth, moving)[fine], ring_gain(band, truth)[fine]
+    assert float((alone - 2).abs().max()) < 0.2
+    assert float((together - 2).mean()) < -0.3
+    assert torch.equal(ring_gain(band, truth, ~moving & moving)[fine], together)  # nothing moves
+
+
 def test_a_batch_is_the_same_whoever_has_read_its_images(tmp_path, generator):
     store, _ = make_store(tmp_path, 8, 1.0, generator)
     band = open_band(store, white_noise_power(1.0), 20.0)

@@ -154,5 +154,5 @@ def _decoded_clusters(
         raise InputError(f"{files.model}: not the model of {files.latent}, or an earlier version's; train it again")
     if count > model.design.landmarks:
         raise InputError(f"option clusters is {count}, but {files.model} has {model.design.landmarks} landmarks")
-    band = particles_in_band(store, files.consensus, model.neutral, model.design.compared)
+    band = particles_in_band(store, files.consensus, model.neutral, model.design.compared, model.moving)
     return most_probable(class_probabilities(model, band, count), pc[:, 0])

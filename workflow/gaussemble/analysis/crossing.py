@@ -57,7 +57,7 @@ def crossing(*, particles: Path, consensus: Path, network: Path, posteriors: Pat
     if bool(torch.isin(store.particles.particle, torch.from_numpy(known.particle)).any()):
         raise InputError(f"{posteriors}: has particles of {particles}; give the other half's")
     with workers(options.device) as device:
-        band, model = particles_in_band(store, consensus, model.neutral, compared), model.to(device)
+        band, model = particles_in_band(store, consensus, model.neutral, compared, model.moving), model.to(device)
         posterior, table = embed_under(model, band, options.refine_steps, device)
         blocks = torch.arange(len(band)).split(READ)
         gains = torch.cat([evidence(model, table.read(rows)) for rows in blocks]) - rigid_gain(table)

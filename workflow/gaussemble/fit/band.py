@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from gaussemble.fit.distributed import barrier, combine, share
@@ -161,20 +161,34 @@ def _whitening(
     return spread(scale, box) * ring_multiplicity(box).sqrt()
 
 
-def ring_gain(band: Band, mixture: Mixture) -> Float[Tensor, " ring"]:
+def ring_gain(band: Band, mixture: Mixture, moving: Bool[Tensor, " gaussian"] | None = None) -> Float[Tensor, " ring"]:
     """Least-squares factor per ring between the particles and the mixture's projections, over all particles.
 
     It takes up what a consensus map lost to regularisation and what the mixture lost to its widths, so that no
     particle has to explain by its latent what all particles share.
+
+    Args:
+        band: the particles.
+        mixture: the one at rest.
+        moving: Gaussians that stand elsewhere in most particles. They get a factor of their own, and what is returned
+            is the others': one for both would count what is elsewhere as what is faint.
     """
-    cross = torch.zeros(band.box // 2 + 1, dtype=torch.float64)
-    power = torch.zeros_like(cross)
+    parts = [mixture]
+    if moving is not None and moving.any():
+        parts = [mixture.select(~moving), mixture.select(moving)]
+    cross = torch.zeros(band.box // 2 + 1, len(parts), dtype=torch.float64)
+    power = torch.zeros(*cross.shape, len(parts), dtype=torch.float64)
     for _, batch in band.batches(BLOCK):
-        predicted = batch.predict(mixture)
-        cross += half_sums((predicted.conj() * batch.image).real, band.box).sum(0)
-        power += half_sums(predicted.abs().square(), band.box).sum(0)
+        predicted = [batch.predict(part) for part in parts]
+        for row, one in enumerate(predicted):
+            cross[:, row] += half_sums((one.conj() * batch.image).real, band.box).sum(0)
+            for column, other in enumerate(predicted):
+                power[:, row, column] += half_sums((one.conj() * other).real, band.box).sum(0)
     cross, power = combine(cross), combine(power)
-    return torch.where(power > 0, cross / power.clamp(min=1e-30), 1.0).clamp(min=0).float()
+    seen = torch.linalg.matrix_rank(power, hermitian=True) == len(parts)
+    factor = torch.ones(len(cross), dtype=torch.float64)
+    factor[seen] = torch.linalg.solve(power[seen], cross[seen])[:, 0]
+    return factor.clamp(min=0).float()
 
 
 def particle_scales(band: Band, mixture: Mixture) -> tuple[Float[Tensor, " image"], float]:

@@ -24,6 +24,7 @@ from gaussemble.fit.distributed import is_first, workers
 from gaussemble.fit.embedding import embed
 from gaussemble.fit.gradients import COLUMNS, gradient_inputs, make_pooling
 from gaussemble.fit.losses import LOSSES, LossName
+from gaussemble.fit.moving import read_moving
 from gaussemble.fit.neutral import consensus_resolution
 from gaussemble.fit.particles import particles_in_band
 from gaussemble.fit.penalties import make_penalties
@@ -296,6 +297,8 @@ def prepare(
         landmarks=options.landmarks,
     )
     model = build_model(design, neutral, members, options.seed, points)
+    if ground.moving is not None:
+        model.moving.copy_(ground.moving)
     model.penalties = make_penalties(sections, members, ground, options.wander, int((~held_out).sum()))
     model = model.to(device)
     model.encoder.start_at_components(study.sampled_evidence(SAMPLE, encoder.reads_images))
@@ -350,11 +353,12 @@ def heterogeneity(
     fewest = options.latent_dim + 2
     if len(store) < fewest:
         raise InputError(f"{particles}: {len(store)} particle(s); {options.latent_dim} latent dimensions want {fewest}")
-    ground = Ground(mixture, read_map(consensus / "map.mrc"), seeds, model)
+    moving = read_moving(neutral, len(mixture), "C1")
+    ground = Ground(mixture, read_map(consensus / "map.mrc"), seeds, model, moving)
     members = memberships(sections, keys, ground)
     resolution = finest_resolution(options, store, consensus / "fsc.csv")
     with workers(options.device) as device:
-        band = particles_in_band(store, consensus, mixture, compared_in(options, resolution))
+        band = particles_in_band(store, consensus, mixture, compared_in(options, resolution), ground.moving)
         network, study, rounds = prepare(band, ground, (sections, members), resolution, device, options)
         say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {device}")
         history = train(network, study, options, rounds, checkpoint)

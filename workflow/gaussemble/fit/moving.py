@@ -25,7 +25,7 @@ from gaussemble.quantities import Map, Mixture
 
 
 def read_moving(seeds: Path, count: int, symmetry: str) -> Bool[Tensor, " gaussian"]:
-    """Which of `count` seeds are of parts that move, as seeds.npz has it; none where it says nothing.
+    """Which of `count` Gaussians are of parts that move, as seeds.npz or mixture.npz says; none if it does not.
 
     Raises:
         InputError: an array of another kind, or one that leaves nothing to fit; a point group other than C1, since

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 from pydantic import Field
 
 from gaussemble.errors import InputError
@@ -139,7 +141,8 @@ def neutral(*, consensus: Path, seeds: Path, out: Path, options: Options) -> Non
             f"(times {scale:.3f}) and squared widths ({blur:+.1f} Å²)"
         )
         mixture = among_moving(mixture, seed, moving, scale, blur, parameters.smallest_width)
-    write(out, density, mask, parameters, mixture, shape_of(parameters, kept, rows), rounds)
+    flags = torch.cat([moving, moving.new_zeros(len(mixture) - len(moving))]) if moving.any() else None
+    write(out, density, mask, parameters, (mixture, flags), shape_of(parameters, kept, rows), rounds)
 
 
 def refuse_unfit(folder: Path, density: Map, mask: Map) -> None:
@@ -395,11 +398,12 @@ def write(
     density: Map,
     mask: Map,
     parameters: MixtureParameters,
-    mixture: Mixture,
+    found: tuple[Mixture, Bool[Tensor, " gaussian"] | None],
     shape: dict[str, float | int],
     rounds: list[Round],
 ) -> None:
     """All files of the stage; the curve is of what was fitted, inside the mask of the fit."""
+    mixture, moving = found
     drawn = band_limited_map(mixture, density.box, density.pixel_size)
     with torch.no_grad():
         fitted = band_limited_map(parameters(), density.box, density.pixel_size)
@@ -408,7 +412,7 @@ def write(
     say(f"neutral: {len(parameters())} Gaussians agree with the map (FSC 0.5) to {reached:.1f} Å")
     if negative := int((mixture.amplitude < 0).sum()):
         say(f"neutral: {negative} of them are negative; neutral.amplitudes: positive does without")
-    write_mixture(out / "mixture.npz", mixture, density)
+    write_mixture(out / "mixture.npz", mixture, density, **({} if moving is None else {"moving": moving.numpy()}))
     write_pseudo_atoms(out / "mixture.cif", mixture, density)
     write_map(out / "map.mrc", density.with_voxels(drawn))
     write_csv(out / "fsc.csv", curve)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from gaussemble.errors import InputError
@@ -29,7 +29,13 @@ def read_noise(path: Path, store: ImageStore) -> Float[Tensor, "group ring"]:
     return torch.from_numpy(power.copy())
 
 
-def particles_in_band(store: ImageStore, consensus: Path, neutral: Mixture, compared: Compared) -> Band:
+def particles_in_band(
+    store: ImageStore,
+    consensus: Path,
+    neutral: Mixture,
+    compared: Compared,
+    moving: Bool[Tensor, " gaussian"] | None = None,
+) -> Band:
     """The particles' transforms, with the factors that all of them share and those of each.
 
     Args:
@@ -37,11 +43,13 @@ def particles_in_band(store: ImageStore, consensus: Path, neutral: Mixture, comp
         consensus: folder of the stage `consensus`, with noise.csv.
         neutral: the mixture at rest, against which the factors are measured.
         compared: the band; as the training had it (`model.design.compared`) for likelihoods under its model.
+        moving: Gaussians that most particles do not have where they are at rest; factors are the others'.
     """
     band = open_band(store, read_noise(consensus / "noise.csv", store), compared.resolution, compared.lowest_resolution)
-    band = band.with_gain(ring_gain(band, neutral))
+    band = band.with_gain(ring_gain(band, neutral, moving))
     if compared.contrast:
-        scale, deviation = particle_scales(band, neutral)
-        band = band.with_scale(scale)
+        still = neutral if moving is None or not moving.any() else neutral.select(~moving)
+        scale, deviation = particle_scales(band, still)
+        band = band.with_scale(scale if still is neutral else scale / scale.mean())  # what moves is not always beside
         say(f"the particles' contrast varies by {deviation:.1%} (standard deviation), and is divided out")
     return band

@@ -19,7 +19,7 @@ from gaussemble.model.decoders import Decoder, DecoderDesign, DecoderKind
 from gaussemble.model.encoders import Encoder, EncoderDesign, Evidence
 from gaussemble.quantities import Mixture
 
-FORMAT = 3
+FORMAT = 4
 SOFTPLUS_ONE = 0.541324854612918  # softplus of it is 1: an output of zero leaves an amplitude as it is
 
 Transition = Literal["fixed", "trainable"]
@@ -91,6 +91,7 @@ class DeformableMixture(nn.Module):
     center: Tensor
     neutral_amplitude: Tensor
     neutral_width: Tensor
+    moving: Tensor
 
     def __init__(self, design: Design, neutral: Mixture):
         super().__init__()
@@ -98,6 +99,7 @@ class DeformableMixture(nn.Module):
         self.register_buffer("center", neutral.center.clone())
         self.register_buffer("neutral_amplitude", neutral.amplitude.clone())
         self.register_buffer("neutral_width", neutral.width.clone())
+        self.register_buffer("moving", torch.zeros(len(neutral.center), dtype=torch.bool))  # as `Ground.moving`
         self.encoder = Encoder(design.encoder, design.latent_dim, neutral, design.field)
         self.decoders = nn.ModuleList(Decoder(each, design.latent_dim) for each in design.decoders)
         self.register_buffer("landmark", torch.zeros(design.landmarks, design.latent_dim))
