@@ -1,6 +1,7 @@
 """Processes that work together: their shares and sums, and the whole stage with two of them."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
 from gaussemble.physics.projection import mixture_to_map
 from gaussemble.quantities import Map
+from made_heterogeneity import FRAME, write_arm_mask
 from tiny import BOX, PIXEL, make_store, molecule, white_noise_power
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,6 +137,24 @@ def test_two_processes_give_what_one_gives(folder, alone, tmp_path):
     assert latent["particle"].equals(again["particle"])
     assert latent["held_out"].equals(again["held_out"])
     assert np.abs(latent["z1"] - again["z1"]).max() < 0.05 * latent["z1"].std()
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_poses_that_one_finds(folder, tmp_path):
+    write_mixture(folder / "moving.npz", molecule(), FRAME, moving=(torch.arange(24) >= 16).numpy())
+    domains = json.dumps([{"mask": str(write_arm_mask(tmp_path / "arm.mrc"))}])
+    options = ["--neutral", folder / "moving.npz", "--decoder", "pose", "--no-amplitude", "--domains", domains]
+    histories, latents = [], []
+    for name, processes in (("one", []), ("two", TWO)):
+        ended = run(folder, tmp_path / name, *map(str, options), *processes)
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stderr.count("round 16 of 16") == 1
+        histories.append(without_seconds(tmp_path / name))
+        latents.append(pd.read_csv(tmp_path / name / "latent.csv"))
+    # sums in another order, and poses of nearly equal worth may come in another; the losses are some tens of nats
+    np.testing.assert_allclose(histories[1]["loss"], histories[0]["loss"], rtol=1e-2)
+    both = np.concatenate([each[["z1", "z2", "z3"]].to_numpy() for each in latents], axis=1)
+    assert np.sqrt(np.square(both[:, :3] - both[:, 3:]).mean()) < 0.1 * both[:, :3].std(0).max()
 
 
 @pytest.mark.slow

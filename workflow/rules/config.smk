@@ -122,10 +122,11 @@ def check_together():
             stages["latent"],
             f"analyses.{name}",
         )
-        if (latent["components"] or 1) > vary["latent_dim"]:
+        length = CONSISTENCY["latent_length"](vary)
+        if (latent["components"] or 1) > length:
             stop(
                 f"{here}.latent.components",
-                f"found {latent['components']}; expected at most the heterogeneity's latent_dim, {vary['latent_dim']}",
+                f"found {latent['components']}; expected at most the heterogeneity's latent_dim, {length}",
             )
         if latent["lower"] >= latent["upper"]:
             stop(

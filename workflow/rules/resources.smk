@@ -106,7 +106,7 @@ def decoded(stage, wildcards):
 def maps(stages):
     """About how many an analysis makes, of clusters and trajectories' points."""
     latent = stages["latent"]
-    axes = latent["components"] or stages["heterogeneity"]["latent_dim"]
+    axes = latent["components"] or CONSISTENCY["latent_length"](stages["heterogeneity"])
     return (latent["clusters"] or 10) + axes * latent["points"]
 
 

@@ -4,10 +4,14 @@ Imports nothing: the stage asks before it trains, and so does the workflow befor
 by itself. Values are the section's keys after the defaults. A problem is the dotted key and what is wrong with it.
 """
 
+WITH_DOMAINS = ("rigid", "pose")
+POSE = 12  # numbers of the latent vector that is a rigid domain's pose
+
 
 def problems(values):
     """All problems, in the order of the keys."""
     yield from band_problems(values)
+    yield from pose_problems(values)
     if values["decoders"]:
         yield from name_problems(values["decoders"])
         for number, section in enumerate(values["decoders"]):
@@ -25,6 +29,11 @@ def resolutions(values):
     return [(key, value) for key, value in named if value is not None]
 
 
+def latent_length(values):
+    """Numbers of a latent vector."""
+    return POSE if values["decoder"] == "pose" and not values["decoders"] else values["latent_dim"]
+
+
 def model_keys(values):
     """The keys that need the seeds' atomic model: `selection`, for its atoms; `restraint`, for seeds in chains."""
     sections = [("", values)] + [(f"decoders.{number}.", each) for number, each in enumerate(values["decoders"])]
@@ -40,7 +49,7 @@ def model_keys(values):
 def inherited(section, values):
     """A decoder's section, its empty keys as they are beside `decoders`; a rigid one varies positions alone."""
     names = ("position", "amplitude", "width")
-    rigid = section["kind"] == "rigid"
+    rigid = section["kind"] in WITH_DOMAINS
     default = {name: name == "position" if rigid else values[name] for name in names}
     return {name: default[name] if section[name] is None else section[name] for name in names}
 
@@ -68,31 +77,50 @@ def decoder_problems(prefix, section, kind, vary):
     """One decoder's keys against each other."""
     if section["selection"] and section.get("region"):
         yield f"{prefix}selection", "region is given too; give one of them"
-    if kind == "rigid":
-        yield from rigid_problems(prefix, section, vary)
+    if kind in WITH_DOMAINS:
+        yield from rigid_problems(prefix, section, kind, vary)
         return
     if section["domains"]:
-        yield f"{prefix}domains", f"only a rigid decoder has domains, this one is {kind}; leave them out"
+        yield f"{prefix}domains", f"only a rigid or pose decoder has domains, this one is {kind}; leave them out"
     if not any(vary[name] for name in ("position", "amplitude", "width")):
         yield f"{prefix}position", "position, amplitude and width are all off, so nothing may vary; switch one on"
 
 
-def rigid_problems(prefix, section, vary):
-    """A rigid decoder's domains and variables."""
+def rigid_problems(prefix, section, kind, vary):
+    """A rigid or pose decoder's domains and variables."""
     if not section["domains"]:
-        yield f"{prefix}domains", "found none; a rigid decoder needs one or more, each a mask or a selection"
+        yield f"{prefix}domains", f"found none; a {kind} decoder needs one or more, each a mask or a selection"
     for number, domain in enumerate(section["domains"]):
         if bool(domain["mask"]) == bool(domain["selection"]):
             found = "both" if domain["mask"] else "neither"
             yield f"{prefix}domains.{number}", f"found {found} of mask and selection; give one of them"
     for key in ("selection", "region"):
         if section.get(key):
-            yield f"{prefix}{key}", "the region of a rigid decoder is its domains; leave it out"
+            yield f"{prefix}{key}", f"the region of a {kind} decoder is its domains; leave it out"
     for name in ("amplitude", "width"):
         if vary[name]:
-            yield f"{prefix}{name}", f"a rigid decoder only moves; set {name}: false, or add another decoder for it"
+            beside = "" if kind == "pose" else ", or add another decoder for it"
+            yield f"{prefix}{name}", f"a {kind} decoder only moves; set {name}: false{beside}"
     if not vary["position"]:
-        yield f"{prefix}position", "found false; a rigid decoder moves its domains"
+        yield f"{prefix}position", f"found false; a {kind} decoder moves its domains"
+
+
+def pose_problems(values):
+    """What a decoder whose latent vectors are poses, found without training, does not go with."""
+    for number, section in enumerate(values["decoders"]):
+        if section["kind"] == "pose":
+            key = f"decoders.{number}.kind"
+            yield key, "a pose decoder is the only one; set decoder: pose, or kind: rigid here"
+    if values["decoders"] or values["decoder"] != "pose":
+        return
+    if len(values["domains"]) > 1:
+        yield "domains", f"found {len(values['domains'])}; a pose decoder has one, several want decoder: rigid"
+    if values["loss"] != "likelihood":
+        yield "loss", f"found {values['loss']}; poses are found by their likelihood, so leave loss out"
+    if values["rounds"]:
+        yield "rounds", "a pose decoder is found without training; leave rounds out, or set decoder: rigid"
+    if values["restraint"]:
+        yield "restraint", "a pose decoder keeps all distances of its domain; leave restraint out"
 
 
 def round_problems(values):

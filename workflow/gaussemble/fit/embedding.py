@@ -34,7 +34,10 @@ def embed(model: DeformableMixture, study: Study, steps: int, seed: int) -> tupl
         steps: at most so many Gauss-Newton steps a particle; 0: landmarks alone.
         seed: of the landmarks' places.
     """
-    gains = populate(model, study, lambda: encode_all(model, study), seed)
+    if model.poses is not None:  # found already
+        gains = compared(model, study.band)
+    else:
+        gains = populate(model, study, lambda: encode_all(model, study), seed)
     return posteriors(model, study.band, gains, steps, study.device), population(model)
 
 
@@ -53,7 +56,7 @@ def posteriors(model: DeformableMixture, band: Band, gains: Table, steps: int, d
     for rows in own.split(READ):
         found, start[rows], number = moments(model, gains.read(rows))
         mean[rows], covariance[rows] = found.latent, found.covariance
-        told[rows] = (number - 1) / (number + length) if steps else 1.0
+        told[rows] = (number - 1) / (number + length) if steps and model.poses is None else 1.0
     fine, prior = own[told[own] < PLAIN], population(model).to(device)
     for rows in progress(fine.split(EVALUATION_BATCH), "latents"):
         local = refine(model, band.batch(rows, device), start[rows].to(device), prior, steps).to("cpu")

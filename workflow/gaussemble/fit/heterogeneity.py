@@ -18,7 +18,7 @@ from torch import Tensor
 from gaussemble.errors import InputError
 from gaussemble.fit.band import Band, Batch
 from gaussemble.fit.checkpoints import remove_checkpoint
-from gaussemble.fit.consistency import problems, resolutions
+from gaussemble.fit.consistency import latent_length, problems, resolutions
 from gaussemble.fit.devices import DeviceName
 from gaussemble.fit.distributed import is_first, workers
 from gaussemble.fit.embedding import embed
@@ -28,6 +28,7 @@ from gaussemble.fit.moving import read_moving
 from gaussemble.fit.neutral import consensus_resolution
 from gaussemble.fit.particles import particles_in_band
 from gaussemble.fit.penalties import make_penalties
+from gaussemble.fit.pose_model import model_of_poses
 from gaussemble.fit.posterior import Posterior, Prior, observability
 from gaussemble.fit.regions import Ground, memberships
 from gaussemble.fit.rounds import Round, default_rounds, given_rounds, population_rounds
@@ -39,7 +40,7 @@ from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map
 from gaussemble.io.posteriors import Posteriors, write_posteriors
 from gaussemble.io.store import ImageStore, open_store
-from gaussemble.model.decoders import DecoderDesign, DecoderKind, Vectors
+from gaussemble.model.decoders import WITH_DOMAINS, DecoderDesign, DecoderKind, Vectors
 from gaussemble.model.encoders import EncoderDesign, EncoderKind, sampling_points
 from gaussemble.model.heterogeneity import Compared, DeformableMixture, Design, build_model, save_model
 from gaussemble.progress import say
@@ -53,7 +54,7 @@ SHARE_OF_FEATURES = 8  # a network that runs once for each Gaussian has an eight
 class Options(TrainingOptions):
     """Options of the heterogeneity analysis."""
 
-    latent_dim: int = Field(default=4, ge=1, description="Length of the latent vectors.")
+    latent_dim: int = Field(default=4, ge=1, description="Length of the latent vectors; 12 with the decoder pose.")
     resolution: float | None = Field(
         default=None,
         gt=0,
@@ -74,8 +75,9 @@ class Options(TrainingOptions):
     )
     decoder: DecoderKind = Field(
         default="dense",
-        description="Outputs for each Gaussian; for anchors that drive them; for rigid domains; or by one network that "
-        "reads a vector of each Gaussian.",
+        description="Outputs for each Gaussian; for anchors that drive them; for rigid domains; by one network that "
+        "reads a vector of each Gaussian; or pose: no network, the latent vector is the pose of one rigid domain, and "
+        "what is found is how poses are spread.",
     )
     selection: str | None = Field(
         default=None,
@@ -83,7 +85,9 @@ class Options(TrainingOptions):
         description="Atoms of the seeds' model, in gemmi's syntax, whose Gaussians may vary; all if none (and no "
         "region).",
     )
-    domains: tuple[DomainOptions, ...] = Field(default=(), description="Domains of a rigid decoder.")
+    domains: tuple[DomainOptions, ...] = Field(
+        default=(), description="Domains of a rigid decoder; one of a pose decoder."
+    )
     anchors: int = Field(default=64, ge=1, description="Anchors of the hierarchical decoder.")
     embedding: int = Field(
         default=32, ge=1, description="Length of the vector that the features decoder has for each Gaussian."
@@ -134,7 +138,7 @@ class Options(TrainingOptions):
         ge=2,
         le=4096,
         description="Points of latent space that stand for the distribution of all particles, and of each one's "
-        "posterior.",
+        "posterior; with the decoder pose, at most so many poses.",
     )
     em_rounds: int = Field(
         default=4,
@@ -177,7 +181,7 @@ def filled(section: DecoderOptions, options: Options, region: Path | None) -> De
     values = {name: getattr(options, name) if value is None else value for name, value in given.items()}
     share = SHARE_OF_FEATURES if section.kind == "features" else 1
     values["hidden"] = section.hidden or max(1, options.hidden // share)
-    if section.kind == "rigid":
+    if section.kind in WITH_DOMAINS:
         values |= {"position": True, "amplitude": False, "width": False}
     elif section.region is None and section.selection is None:
         values |= {"region": region, "selection": options.selection}
@@ -297,12 +301,36 @@ def prepare(
         landmarks=options.landmarks,
     )
     model = build_model(design, neutral, members, options.seed, points)
-    if ground.moving is not None:
-        model.moving.copy_(ground.moving)
     model.penalties = make_penalties(sections, members, ground, options.wander, int((~held_out).sum()))
     model = model.to(device)
     model.encoder.start_at_components(study.sampled_evidence(SAMPLE, encoder.reads_images))
     return model, study, rounds
+
+
+def find(
+    band: Band,
+    ground: Ground,
+    decoder: tuple[DecoderOptions, Tensor],
+    resolution: float,
+    options: Options,
+    checkpoint: Path | None,
+) -> tuple[DeformableMixture, Study, pd.DataFrame]:
+    """A model of poses, what it was found with, and how that went; on the CPU.
+
+    Args:
+        band: the particles.
+        ground: the neutral mixture.
+        decoder: its filled section, and the number of each Gaussian's domain.
+        resolution: Å, the finest that is compared.
+        options: see `Options`.
+        checkpoint: see `heterogeneity`.
+    """
+    held_out = choose_held_out(band.particles.particle, options.held_out, options.seed)
+    study = make_study(band, LOSSES[options.loss], ground.neutral, no_inputs, {None}, held_out)
+    design = (decoder_design(*decoder, resolution), decoder[1])
+    compared = compared_in(options, resolution)
+    model, history = model_of_poses(study, ground, design, compared, options, options.landmarks, checkpoint)
+    return model, study, history
 
 
 def latent_table(study: Study, posterior: Posterior, prior: Prior, loss: Float[Tensor, " image"]) -> pd.DataFrame:
@@ -350,21 +378,25 @@ def heterogeneity(
     refuse_problems(options, region)
     sections, keys = decoder_sections(options, region)
     store, mixture = open_store(particles), read_mixture(neutral)
-    fewest = options.latent_dim + 2
-    if len(store) < fewest:
-        raise InputError(f"{particles}: {len(store)} particle(s); {options.latent_dim} latent dimensions want {fewest}")
+    length = latent_length(options.model_dump())
+    if len(store) < length + 2:
+        raise InputError(f"{particles}: {len(store)} particle(s); {length} latent dimensions want {length + 2}")
     moving = read_moving(neutral, len(mixture), "C1")
     ground = Ground(mixture, read_map(consensus / "map.mrc"), seeds, model, moving)
     members = memberships(sections, keys, ground)
     resolution = finest_resolution(options, store, consensus / "fsc.csv")
     with workers(options.device) as device:
         band = particles_in_band(store, consensus, mixture, compared_in(options, resolution), ground.moving)
-        network, study, rounds = prepare(band, ground, (sections, members), resolution, device, options)
         say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {device}")
-        history = train(network, study, options, rounds, checkpoint)
+        if sections[0].kind == "pose":
+            network, study, history = find(band, ground, (sections[0], members[0]), resolution, options, checkpoint)
+        else:
+            network, study, rounds = prepare(band, ground, (sections, members), resolution, device, options)
+            history = train(network, study, options, rounds, checkpoint)
         posterior, prior = embed(network, study, options.refine_steps, options.seed)
         loss = losses_at(network, study, posterior.latent)
         if is_first():
+            network.moving.copy_(moving)
             save_model(out / "model.pt", network)
             write_csv(out / "latent.csv", latent_table(study, posterior, prior, loss))
             write_posteriors(out / "posterior.npz", as_posteriors(band, posterior, prior))

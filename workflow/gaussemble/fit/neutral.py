@@ -13,8 +13,8 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
 from pydantic import Field
+from torch import Tensor
 
 from gaussemble.errors import InputError
 from gaussemble.fit.asymmetric import folded, joined, symmetric_rows

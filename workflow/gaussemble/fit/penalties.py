@@ -23,6 +23,7 @@ from gaussemble.errors import InputError
 from gaussemble.fit.regions import Ground
 from gaussemble.fit.restraints import Restraints, bond_angles, distances, read_restraints
 from gaussemble.fit.sections import DecoderOptions
+from gaussemble.model.decoders import WITH_DOMAINS
 from gaussemble.quantities import Mixture
 
 STRUCTURES = 16  # that count in the rigidity of all particles
@@ -151,7 +152,7 @@ def make_penalties(
         region = member if member.dtype == torch.bool else member >= 0
         if each.restraint:
             terms.append(RestraintPenalty(restraints_of(each, region, ground), each.restraint))
-        if each.rigidity is not None and each.position and each.kind != "rigid":
+        if each.rigidity is not None and each.position and each.kind not in WITH_DOMAINS:
             pairs = neighbours(neutral.center, region)
             number = pairs[:, 0] * len(neutral) + pairs[:, 1]
             weight = 0.5 * STRUCTURES / (particles * each.rigidity**2)

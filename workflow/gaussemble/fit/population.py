@@ -22,6 +22,7 @@ from torch import Tensor
 
 from gaussemble.fit.band import Band
 from gaussemble.fit.distributed import barrier, share
+from gaussemble.fit.poses import compared_poses
 from gaussemble.fit.posterior import Posterior, Prior
 from gaussemble.fit.scratch import Table, make_table
 from gaussemble.fit.study import Study
@@ -104,6 +105,8 @@ def compared(model: DeformableMixture, band: Band) -> Table:
 
     On disk, since it grows with the particles; processes that work together share it. Computed on the CPU.
     """
+    if model.poses is not None:
+        return compared_poses(model, band)
     subspace = landmark_subspace(model, band)
     table = make_table(len(band), (len(model.landmark),), np.float32)
     own = share(len(band))

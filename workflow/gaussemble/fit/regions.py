@@ -22,6 +22,7 @@ from gaussemble.io.atoms import Atoms, read_atoms
 from gaussemble.io.mixtures import read_mixture
 from gaussemble.io.mrc import read_map
 from gaussemble.io.selections import selected_atoms
+from gaussemble.model.decoders import WITH_DOMAINS
 from gaussemble.progress import say
 from gaussemble.quantities import Map, Mixture
 
@@ -126,7 +127,7 @@ def memberships(decoders: Sequence[DecoderOptions], keys: Sequence[str], ground:
     """For each decoder (gaussian,): whether it changes a Gaussian; of a rigid one the domain's number, or -1."""
     found = []
     for key, each in zip(keys, decoders, strict=True):
-        rigid = each.kind == "rigid"
+        rigid = each.kind in WITH_DOMAINS
         number = domains_of(key, each.domains, ground) if rigid else None
         region = region_of(key, each.region, each.selection, ground) if number is None else number >= 0
         domains = f", rigid domains: {len(each.domains)}" if rigid else ""
@@ -139,7 +140,9 @@ def memberships(decoders: Sequence[DecoderOptions], keys: Sequence[str], ground:
 
 def refuse_shared_domains(decoders: Sequence[DecoderOptions], found: Sequence[Tensor]) -> None:
     """Raise InputError where a Gaussian is in rigid domains of two decoders: the sum of turns is not rigid."""
-    rigid = [(each.name, number >= 0) for each, number in zip(decoders, found, strict=True) if each.kind == "rigid"]
+    rigid = [
+        (each.name, number >= 0) for each, number in zip(decoders, found, strict=True) if each.kind in WITH_DOMAINS
+    ]
     for place, (name, inside) in enumerate(rigid):
         for other, before in rigid[:place]:
             if (inside & before).any():

@@ -42,6 +42,7 @@ from gaussemble.model.encoders import UNCERTAIN
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.options import StageOptions
 from gaussemble.progress import say
+from gaussemble.quantities import Mixture
 
 SURE = 2.0  # standard errors by which a round of the population must make unseen particles likelier, or it is the last
 
@@ -389,13 +390,17 @@ def report(course: Course, plan: list[Epoch]) -> None:
 def fingerprint_of(model: DeformableMixture, study: Study, options: TrainingOptions, rounds: list[Round]) -> str:
     """A digest of all that decides a training's numbers, apart from the machine."""
     settings = options.model_dump(exclude={"device", "checkpoint_seconds"})
-    neutral, band = model.neutral, study.band
-    tensors = [neutral.center, neutral.amplitude, neutral.width, band.weight, study.held_out]
-    tensors += [each for each in model.buffers() if not each.is_floating_point()]  # which Gaussians vary
-    known = band.particles
-    tensors += [known.particle, known.rotation, known.shift, known.optics_group, *vars(known.ctf).values()]
+    varies = [each for each in model.buffers() if not each.is_floating_point()]  # which Gaussians
+    return fingerprint(settings, rounds, model.design, *data_of(model.neutral, study), *varies)
+
+
+def data_of(neutral: Mixture, study: Study) -> list[Any]:
+    """What decides a training's numbers beside the settings: the neutral mixture, and the particles in their band."""
+    band, known = study.band, study.band.particles
     shape = (band.checksum, band.pixel_size, band.transforms.shape, study.gradients.shape, study.loss.__name__)
-    return fingerprint(settings, rounds, model.design, shape, *tensors)
+    tensors = [neutral.center, neutral.amplitude, neutral.width, band.weight, band.scale, study.held_out]
+    tensors += [known.particle, known.rotation, known.shift, known.optics_group, *vars(known.ctf).values()]
+    return [shape, *tensors]
 
 
 def resume(path: Path | None, digest: str, model: DeformableMixture, optimizer: torch.optim.Optimizer) -> Course | None:

@@ -5,7 +5,7 @@ through a transition matrix exp(-50 D²) (Chen, Toader & Lederman 2023), here wi
 Gaussian far from every anchor follows its nearest ones instead of standing still; the matrix may be trained later.
 `features` is one network for all Gaussians, which reads the latent vector and a vector of each Gaussian: learned for
 each (CryoSPIRE), or from a second encoder that sees what the Gaussian is (GaussianEM). `rigid` moves domains as bodies
-(`model.rigid`).
+(`model.rigid`). `pose` moves one domain, and its latent vector is the pose itself (`model.pose`).
 
 Outputs are dimensionless; a `Decoder` turns those for positions into Å. Outputs of several decoders are summed.
 """
@@ -22,10 +22,12 @@ from torch.nn import functional
 
 from gaussemble.model.encoders import GaussianEncoder
 from gaussemble.model.networks import Perceptron
+from gaussemble.model.pose import PoseDecoder
 from gaussemble.model.rigid import RigidDecoder
 from gaussemble.quantities import Mixture
 
-DecoderKind = Literal["dense", "hierarchical", "rigid", "features"]
+DecoderKind = Literal["dense", "hierarchical", "rigid", "features", "pose"]
+WITH_DOMAINS = ("rigid", "pose")
 Vectors = Literal["learned", "encoded"]
 REACH = 0.1  # of the field of view: exp(-50 D²) is a Gaussian of this standard deviation
 
@@ -45,7 +47,7 @@ class DecoderDesign:
     layers: int
     dropout: float
     anchors: int = 0  # hierarchical: how many
-    domains: int = 0  # rigid: how many
+    domains: int = 0  # rigid, pose: how many
     embedding: int = 0  # features: length of a Gaussian's vector
     vectors: Vectors = "learned"  # features
 
@@ -166,7 +168,7 @@ class FeatureDecoder(nn.Module):
         return self.network(functional.silu(both))
 
 
-Network = DenseDecoder | HierarchicalDecoder | FeatureDecoder | RigidDecoder
+Network = DenseDecoder | HierarchicalDecoder | FeatureDecoder | RigidDecoder | PoseDecoder
 
 
 def make_network(design: DecoderDesign, latent_dim: int) -> Network:
@@ -176,6 +178,8 @@ def make_network(design: DecoderDesign, latent_dim: int) -> Network:
         return HierarchicalDecoder(latent_dim, design.gaussians, design.anchors, design.channels, *sizes)
     if design.kind == "features":
         return FeatureDecoder(latent_dim, design)
+    if design.kind == "pose":
+        return PoseDecoder(design.gaussians, design.length)
     if design.kind == "rigid":
         return RigidDecoder(latent_dim, design.gaussians, design.domains, *sizes)
     return DenseDecoder(latent_dim, design.gaussians, design.channels, *sizes)
@@ -200,6 +204,8 @@ class Decoder(nn.Module):
         region = neutral.select(rows)
         if isinstance(self.network, RigidDecoder):
             self.network.start_at(region, domain[rows], self.design.length)
+        elif isinstance(self.network, PoseDecoder):
+            self.network.start_at(region)
         elif not isinstance(self.network, DenseDecoder):
             self.network.start_at(region, field, seed)
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gaussemble.model.networks import Perceptron
-from gaussemble.physics.fourier import axis_frequencies, to_real
+from gaussemble.physics.fourier import axis_frequencies, pad_transform, to_real
 from gaussemble.physics.projection import project
 from gaussemble.physics.rings import ring_multiplicity
 from gaussemble.quantities import Mixture
@@ -52,7 +52,7 @@ def gradient_evidence(gradient: Float[Tensor, "image input"]) -> Evidence:
 class EncoderDesign:
     """What an encoder is made of."""
 
-    kind: EncoderKind
+    kind: EncoderKind | Literal["none"]  # none: of a model whose latents are found without, as poses are
     inputs: int  # columns of the pooled gradient; 0 for `image`
     points: int  # places where images are sampled; 0 for `gradient`
     spacing: float  # Å between them
@@ -63,7 +63,10 @@ class EncoderDesign:
     @property
     def reads_images(self) -> bool:
         """Whether evidence must hold images."""
-        return self.kind != "gradient"
+        return self.kind in ("image", "both")
+
+
+NO_ENCODER = EncoderDesign("none", inputs=1, points=0, spacing=1.0, hidden=1, layers=1, dropout=0.0)
 
 
 def sampling_points(
@@ -109,20 +112,13 @@ def back_projected(
     box = residual.shape[-2]
     frequency_y, frequency_x = axis_frequencies(box, field / box, transfer.dtype, transfer.device)
     weight = transfer * torch.exp(-2 * (math.pi * width) ** 2 * (frequency_y[:, None].square() + frequency_x.square()))
-    image = to_real(_padded(weight * residual / ring_multiplicity(box).to(weight), 2 * box), 2 * box) * (2 * box) ** 2
+    image = (
+        to_real(pad_transform(weight * residual / ring_multiplicity(box).to(weight), 2 * box), 2 * box) * (2 * box) ** 2
+    )
     pixel = box + place * (2 * box / field)
     grid = 2 * pixel / (2 * box - 1) - 1  # grid_sample counts from -1 at the first pixel's centre to 1 at the last's
     sampled = functional.grid_sample(image[:, None], grid[:, None], mode="bicubic", align_corners=True)[:, 0, 0]
     return sampled / weight.square().sum((-2, -1)).clamp(min=1e-12).sqrt()[:, None]
-
-
-def _padded(transform: Complex[Tensor, "image y half_x"], box: int) -> Complex[Tensor, "image wide_y wide_half_x"]:
-    """The transform in a larger box over the same field of view; the Nyquist row, empty in a band, is left out."""
-    reach = (transform.shape[-2] - 1) // 2
-    wide = transform.new_zeros(len(transform), box, box // 2 + 1)
-    wide[:, : reach + 1, : reach + 1] = transform[:, : reach + 1, : reach + 1]
-    wide[:, box - reach :, : reach + 1] = transform[:, transform.shape[-2] - reach :, : reach + 1]
-    return wide
 
 
 class ImageSampler(nn.Module):

@@ -17,6 +17,7 @@ from gaussemble.errors import InputError
 from gaussemble.io.tensors import write_tensors
 from gaussemble.model.decoders import Decoder, DecoderDesign, DecoderKind
 from gaussemble.model.encoders import Encoder, EncoderDesign, Evidence
+from gaussemble.model.pose import PoseDecoder
 from gaussemble.quantities import Mixture
 
 FORMAT = 4
@@ -120,6 +121,11 @@ class DeformableMixture(nn.Module):
     def names(self) -> list[str]:
         """The decoders' names."""
         return [each.name for each in self.design.decoders]
+
+    @property
+    def poses(self) -> PoseDecoder | None:
+        """The decoder whose latent vectors are poses, which is alone; None where a network decodes."""
+        return next((each.network for each in self.chosen(None) if isinstance(each.network, PoseDecoder)), None)
 
     @property
     def varies(self) -> Bool[Tensor, " gaussian"]:

@@ -62,6 +62,18 @@ def crop_transform(transform: Shaped[Tensor, "*batch y half_x"], box: int) -> Sh
     return rows[..., : box // 2 + 1]
 
 
+def pad_transform(transform: Complex[Tensor, "image y half_x"], box: int) -> Complex[Tensor, "image box half_k"]:
+    """The coefficients in a larger box over the same field of view: an image on finer pixels.
+
+    An even box's Nyquist row and column are left out.
+    """
+    reach = (transform.shape[-2] - 1) // 2
+    wide = transform.new_zeros(len(transform), box, box // 2 + 1)
+    wide[:, : reach + 1, : reach + 1] = transform[:, : reach + 1, : reach + 1]
+    wide[:, box - reach :, : reach + 1] = transform[:, transform.shape[-2] - reach :, : reach + 1]
+    return wide
+
+
 def fourier_crop(images: Float[Tensor, "*batch y x"], box: int) -> Float[Tensor, "*batch box box"]:
     """Images resampled to a smaller box over the same field of view; the mean, so the grey scale, is kept.
 

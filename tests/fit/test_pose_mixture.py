@@ -1,0 +1,177 @@
+"""Poses of the tiny molecule's arm, found from the one at rest: where they are, how many particles have each."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gaussemble.analysis.recovery import predicted_by_neighbours, variance_explained
+from gaussemble.errors import InputError
+from gaussemble.fit import pose_mixture
+from gaussemble.fit.heterogeneity import Options, heterogeneity
+from gaussemble.fit.pose_mixture import shared
+from gaussemble.io.mixtures import write_mixture
+from gaussemble.io.posteriors import read_posteriors
+from gaussemble.io.store import write_store
+from gaussemble.model.heterogeneity import load_model
+from made_heterogeneity import FRAME, make_inputs, write_arm_mask
+from tiny import PIXEL, bent, images, molecule, particles
+
+ANGLES = (-1.9, 0.2, 1.4)  # radians; at rest the arm is in none of them, and the first is 80 Å away
+SHARES = (0.5, 0.3, 0.2)
+COUNT = 500
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Fewer tries than real particles want."""
+    monkeypatch.setattr(pose_mixture, "TRIED", 300)
+    monkeypatch.setattr(pose_mixture, "ROUNDS", 12)
+
+
+def make_states(folder, generator, angle: torch.Tensor, noise: float = 0.1) -> None:
+    """The stage's inputs, with particles whose arms are at these angles; the arm is marked as moving."""
+    make_inputs(folder, 20, generator)
+    known = particles(len(angle), generator)
+    write_store(folder / "particles", known, images(known, bent(molecule(), angle), noise, generator), PIXEL)
+    noise_table = pd.read_csv(folder / "consensus/noise.csv")
+    noise_table["power"] *= (noise / 0.05) ** 2
+    noise_table.to_csv(folder / "consensus/noise.csv", index=False)
+    write_mixture(folder / "mixture.npz", molecule(), FRAME, moving=(torch.arange(24) >= 16).numpy())
+
+
+def found(folder, out: str = "out", checkpoint=None, **changes) -> pd.DataFrame:
+    """The stage with a pose decoder of the arm; returns latent.csv."""
+    options = {"decoder": "pose", "amplitude": False, "domains": [{"mask": write_arm_mask(folder / "arm.mrc")}]}
+    heterogeneity(
+        particles=folder / "particles",
+        consensus=folder / "consensus",
+        neutral=folder / "mixture.npz",
+        out=folder / out,
+        checkpoint=checkpoint,
+        options=Options(**(options | {"resolution": 16.0} | changes)),
+    )
+    return pd.read_csv(folder / out / "latent.csv")
+
+
+@pytest.fixture
+def three(tmp_path, generator):
+    """Particles in three states, and the state of each."""
+    state = torch.multinomial(torch.tensor(SHARES), COUNT, replacement=True, generator=generator)
+    make_states(tmp_path, generator, torch.tensor(ANGLES)[state])
+    return tmp_path, state.numpy()
+
+
+def test_far_states_are_found_from_rest(three):
+    folder, state = three
+    table = found(folder)
+    model = load_model(folder / "out/model.pt")
+    with torch.no_grad():
+        landmark = model.decode(model.landmark).center[:, 16:]
+    truth = bent(molecule(), torch.tensor(ANGLES)).center[:, 16:]
+    away = (landmark[:, None] - truth[None]).square().sum(-1).mean(-1).sqrt()  # (landmark, state)
+    nearest, share = away.argmin(1), model.landmark_share
+    assert float((share * away.amin(1)).sum()) < 3.0  # Å, half a pixel; the states are 38 to 118 Å apart
+    counts = np.bincount(state, minlength=3) / COUNT
+    for number in range(3):
+        assert float(share[nearest == number].sum()) == pytest.approx(counts[number], abs=0.03)
+    latent = table[[f"z{axis}" for axis in range(1, 13)]].to_numpy()
+    turned = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)[state]
+    assert variance_explained(turned, predicted_by_neighbours(latent, turned)) > 0.95
+    assert "z13" not in table and table["loss"].mean() < -1
+
+
+def test_the_files_are_those_of_a_training(three, monkeypatch):
+    folder, _ = three
+    monkeypatch.setattr(pose_mixture, "ROUNDS", 4)
+    table = found(folder)
+    assert len(read_posteriors(folder / "out/posterior.npz").prior_mean) == 12
+    history = pd.read_csv(folder / "out/history.csv")
+    assert list(history) == ["epoch", "loss", "held_out_loss", "poses", "seconds"]
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0] < 0 > history["held_out_loss"].iloc[-1]
+    assert table["held_out"].sum() == COUNT // 10
+    pd.testing.assert_frame_equal(table, found(folder, "again"))
+    assert not np.allclose(table["z1"], found(folder, "other", seed=1)["z1"])
+
+
+def test_killed_after_any_round_it_ends_the_same(three, monkeypatch):
+    folder, _ = three
+    monkeypatch.setattr(pose_mixture, "ROUNDS", 5)
+    whole = found(folder, "whole")
+    path, wrote = folder / "checkpoints/poses.pt", pose_mixture.write_checkpoint
+
+    def write_and_die(*arguments):
+        wrote(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pose_mixture, "write_checkpoint", write_and_die)
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            found(folder, "killed", path)
+    assert not (folder / "killed").exists() and path.exists()
+    monkeypatch.setattr(pose_mixture, "write_checkpoint", wrote)
+    pd.testing.assert_frame_equal(whole, found(folder, "killed", path), rtol=1e-6)
+    assert not path.exists()
+
+
+def test_a_checkpoint_of_another_seed_is_not_taken_up(three, capsys, monkeypatch):
+    folder, _ = three
+    path = folder / "checkpoints/poses.pt"
+    monkeypatch.setattr(pose_mixture, "ROUNDS", 2)
+    monkeypatch.setattr("gaussemble.fit.heterogeneity.remove_checkpoint", lambda path: None)
+    found(folder, checkpoint=path)
+    capsys.readouterr()
+    found(folder, checkpoint=path, seed=1)
+    assert "a checkpoint of other options, particles or code" in capsys.readouterr().err
+
+
+def test_where_nothing_moves_poses_stay_and_structure_is_chance(tmp_path, generator):
+    """The arm where it is at rest in all particles: the mean pose is that, and what they spread is their noise."""
+    from gaussemble.analysis.chance import likelihoods, plausible, variation
+
+    make_states(tmp_path, generator, torch.zeros(COUNT), noise=0.2)
+    table = found(tmp_path)
+    model = load_model(tmp_path / "out/model.pt")
+    with torch.no_grad():
+        away = (model.decode(model.landmark).center - molecule().center).norm(dim=-1).mean(1)
+    assert float(model.landmark_share @ away) < 1.0  # Å
+    known = read_posteriors(tmp_path / "out/posterior.npz")
+    seen = likelihoods(known.latent, known.covariance, known.prior_mean, known.prior_covariance)
+    verdict = variation(plausible(seen, known.prior_mean, known.prior_covariance), table["held_out"].to_numpy() == 1)
+    assert not verdict.beyond_chance, json.dumps(vars(verdict), default=str)
+
+
+def test_shares_are_those_of_the_greatest_likelihood(generator):
+    """Two poses that some images tell apart exactly, and others not at all: the latter follow the former."""
+    gains = torch.tensor([[30.0, 0.0]] * 30 + [[0.0, 30.0]] * 10 + [[5.0, 5.0]] * 60)
+    assert shared(gains, torch.tensor([0.01, 0.99]), 300).tolist() == pytest.approx([0.75, 0.25], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"domains": []}, "option domains: found none; a pose decoder needs one or more"),
+        ({"loss": "frc"}, "option loss: found frc; poses are found by their likelihood"),
+        ({"rounds": [{"epochs": 1}]}, "option rounds: a pose decoder is found without training"),
+        ({"amplitude": True}, "option amplitude: a pose decoder only moves; set amplitude: false$"),
+        ({"restraint": 1.0}, "option restraint: a pose decoder keeps all distances"),
+        ({"selection": "A"}, "option selection: the region of a pose decoder is its domains"),
+        ({"domains": [{"selection": "A"}, {"selection": "B"}]}, "option domains: found 2; a pose decoder has one"),
+        (
+            {"decoder": "dense", "decoders": [{"name": "a", "kind": "pose", "domains": [{"selection": "A"}]}]},
+            r"option decoders\.0\.kind: a pose decoder is the only one",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_told_first(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        found(tmp_path, **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_particles_for_twelve_numbers(tmp_path, generator):
+    make_states(tmp_path, generator, torch.zeros(13))
+    with pytest.raises(InputError, match=r"13 particle\(s\); 12 latent dimensions want 14"):
+        found(tmp_path)

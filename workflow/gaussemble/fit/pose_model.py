@@ -1,0 +1,60 @@
+"""A model whose latent vectors are the poses of one rigid domain: made from the mixture of poses that particles want.
+
+There is no network in it, and nothing is trained: the search for the mixture (`fit.pose_mixture`) takes the place.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from gaussemble.fit.checkpoints import fingerprint
+from gaussemble.fit.pose_mixture import find_poses, prepare_search
+from gaussemble.fit.poses import domain_of
+from gaussemble.fit.regions import Ground
+from gaussemble.fit.study import Study
+from gaussemble.fit.training import TrainingOptions, data_of
+from gaussemble.model.decoders import DecoderDesign
+from gaussemble.model.encoders import NO_ENCODER
+from gaussemble.model.heterogeneity import Compared, DeformableMixture, Design, build_model
+from gaussemble.model.pose import POSE
+from gaussemble.progress import say
+
+
+def model_of_poses(
+    study: Study,
+    ground: Ground,
+    decoder: tuple[DecoderDesign, torch.Tensor],
+    compared: Compared,
+    options: TrainingOptions,
+    most: int,
+    checkpoint: Path | None,
+) -> tuple[DeformableMixture, pd.DataFrame]:
+    """The model, its landmarks the poses that were found, and how the search went; on the CPU.
+
+    Args:
+        study: the particles; those kept from training have no say in the poses.
+        ground: the neutral mixture.
+        decoder: its design, and the number of each Gaussian's domain, -1 outside it.
+        compared: what of the particles is.
+        options: for the seed.
+        most: poses.
+        checkpoint: where each round is written down.
+    """
+    design, member = decoder
+    band, neutral = study.band, ground.neutral
+    whole = Design(len(neutral), POSE, band.box * band.pixel_size, NO_ENCODER, (design,), compared, landmarks=2)
+    model = build_model(whole, neutral, [member], options.seed)
+    search = prepare_search(domain_of(model, band, options.seed), band, study.held_out, most, options.seed)
+    digest = fingerprint(options.seed, most, member, *data_of(neutral, study)) if checkpoint else ""
+    say(f"heterogeneity: {len(search.seen)} particles look for poses, each of {len(search.domain.beads.offset)} beads")
+    found, history = find_poses(search, checkpoint, digest)
+    poses, share = found.poses, found.share
+    if len(poses) == 1:  # distances between landmarks want two
+        poses, share = poses.joined(poses), torch.cat([share, share]) / 2
+    model = build_model(replace(whole, landmarks=len(poses)), neutral, [member], options.seed)
+    assert model.poses is not None
+    model.landmark.copy_(model.poses.latent(poses.rotation, poses.shift))
+    model.landmark_share.copy_(share)
+    return model.eval(), pd.DataFrame(history)

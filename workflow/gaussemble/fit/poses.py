@@ -1,0 +1,238 @@
+"""What every particle says of a rigid domain's pose: its likelihood at any pose, and where poses had better be.
+
+`physics.beads` has the loops. Poses are rotations about the domain's centre of mass, then shifts in Å, both in the
+map's frame; small motions are six numbers in the frame of the turned domain, radians and Å.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from gaussemble.fit.band import Band, Batch, half_sums
+from gaussemble.fit.distributed import barrier, share
+from gaussemble.fit.scratch import Table, make_table
+from gaussemble.model.heterogeneity import DeformableMixture
+from gaussemble.physics.beads import SIDE, Beads, beads_of, match, power_table, pull
+from gaussemble.physics.fourier import axis_frequencies, pad_transform, to_real
+from gaussemble.physics.rings import ring_multiplicity
+from gaussemble.progress import progress
+from gaussemble.quantities import Mixture
+
+FINER = 2  # pixels of the residuals that are looked up are so much finer than the band's
+BLOCK = 64  # images of a thread
+READ = 1024  # images in memory
+LEAST = 1e-3  # share of an image in a pose below which it has no say in where that goes
+SAMPLE = 256  # particles, evenly from all, of the mean information
+STEP = (0.05, 1.0)  # radians and Å of its differences
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Of a rigid domain."""
+
+    rotation: Float[Tensor, "pose 3 3"]
+    shift: Float[Tensor, "pose 3"]  # Å
+
+    def __len__(self) -> int:
+        return len(self.shift)
+
+    def __getitem__(self, kept: Tensor) -> "Poses":
+        """Some of them."""
+        return Poses(self.rotation[kept], self.shift[kept])
+
+    def to(self, device: torch.device | str) -> "Poses":
+        """On a device."""
+        return Poses(self.rotation.to(device), self.shift.to(device))
+
+    def joined(self, others: "Poses") -> "Poses":
+        """These and others."""
+        return Poses(torch.cat([self.rotation, others.rotation]), torch.cat([self.shift, others.shift]))
+
+    def moved(self, motion: Float[Tensor, "pose 6"]) -> "Poses":
+        """Turned and shifted on, by the domain's own axes."""
+        x, y, z = motion[:, :3].unbind(1)
+        zero = torch.zeros_like(x)
+        across = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=1).unflatten(1, (3, 3))
+        turned = self.rotation @ torch.linalg.matrix_exp(across)
+        return Poses(turned, self.shift + (self.rotation @ motion[:, 3:, None])[..., 0])
+
+
+def at_rest() -> Poses:
+    """The one pose that the neutral mixture has."""
+    return Poses(torch.eye(3)[None], torch.zeros(1, 3))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What some images show of the domain."""
+
+    residual: Float[Tensor, "image y x"]  # with the transfer, blurred to a bead's width; of what stands still
+    rotation: Float[Tensor, "image 3 3"]
+    transfer: Float[Tensor, "image ring"]  # sums of its squares
+
+    def __len__(self) -> int:
+        return len(self.rotation)
+
+    def __getitem__(self, part: slice) -> "Shown":
+        """Some of them."""
+        return Shown(self.residual[part], self.rotation[part], self.transfer[part])
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A rigid domain among Gaussians that stand still, and how its poses are compared with images of one band."""
+
+    still: Mixture
+    body: Mixture
+    beads: Beads
+    table: Float[Tensor, "direction ring"]
+    box: int  # of the band
+    pixel_size: float  # Å, of the band
+
+    def shown(self, batch: Batch) -> Shown:
+        """What is looked up of some images."""
+        y, x = axis_frequencies(self.box, self.pixel_size)
+        blur = torch.exp(-2 * (np.pi * self.beads.width) ** 2 * (y[:, None].square() + x.square()))
+        # what interpolation between neighbours damps
+        damped = torch.sinc(y * self.pixel_size / FINER)[:, None] * torch.sinc(x * self.pixel_size / FINER)
+        weight = batch.transfer * blur / damped.square() / ring_multiplicity(self.box)
+        left = pad_transform(weight * (batch.image - batch.predict(self.still)), FINER * self.box)
+        residual = to_real(left, FINER * self.box) * (FINER * self.box) ** 2
+        return Shown(residual, batch.rotation, half_sums(batch.transfer.square(), self.box))
+
+    def gains(self, shown: Shown, poses: Poses) -> Float[Tensor, "image pose"]:
+        """Nats by which each pose makes each image likelier than if the domain were not there."""
+        found = np.empty((len(shown), len(poses)), np.float32)
+        given = self._given(poses)
+
+        def fill(part: slice) -> None:
+            views = _arrays(shown[part])
+            match(*views, given["place"], given["rotation"], given["amplitude"], *self._scene(), found[part])
+
+        _in_threads(fill, len(shown))
+        return torch.from_numpy(found)
+
+    def pulled(self, shown: Shown, poses: Poses, counted: Float[Tensor, "image pose"]) -> Float[Tensor, "pose seven"]:
+        """Sums of what each image counts for each pose, and of the slopes of `gains` for six small motions."""
+        given, weight = self._given(poses), np.ascontiguousarray(counted.numpy(), np.float32)
+
+        def slopes(part: slice) -> np.ndarray:
+            out, body = np.zeros((len(poses), 7)), (given["rotation"], given["offset"], given["amplitude"])
+            pull(*_arrays(shown[part]), given["place"], *body, *self._scene(), weight[part], np.float32(LEAST), out)
+            return out
+
+        return torch.from_numpy(np.sum(_in_threads(slopes, len(shown)), axis=0))
+
+    def _given(self, poses: Poses) -> dict[str, np.ndarray]:
+        parts = {
+            "place": self.beads.placed(poses.rotation, poses.shift).permute(2, 0, 1),
+            "rotation": poses.rotation,
+            "offset": self.beads.offset.mT,
+            "amplitude": self.beads.amplitude,
+        }
+        return {name: np.ascontiguousarray(part.numpy(), np.float32) for name, part in parts.items()}
+
+    def _scene(self) -> tuple[np.ndarray, int, np.float32]:
+        return self.table.numpy(), SIDE, np.float32(FINER / self.pixel_size)
+
+
+def _arrays(shown: Shown) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    parts = (shown.residual, shown.rotation, shown.transfer)
+    return tuple(np.ascontiguousarray(part.numpy(), np.float32) for part in parts)  # type: ignore[return-value]
+
+
+def _in_threads(function: Callable[[slice], Result], count: int) -> list[Result]:
+    """What a function of slices of so many images returns for each, in as many threads as torch has."""
+    parts = [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(function, parts))
+
+
+def domain_of(model: DeformableMixture, band: Band, seed: int = 0) -> Domain:
+    """The domain of a model of poses, for particles of a band; on the CPU."""
+    moves, neutral = model.varies.cpu(), model.neutral.to("cpu")
+    body = neutral.select(moves)
+    beads, table = beads_of(body, band.resolution, seed), power_table(body, band.box, band.pixel_size)
+    return Domain(neutral.select(~moves), body, beads, table, band.box, band.pixel_size)
+
+
+@torch.no_grad()
+def information(domain: Domain, band: Band) -> Float[Tensor, "six six"]:
+    """What a particle tells of six small motions, the inverse of their covariance: the mean over views and transfers.
+
+    In the domain's frame it is the same for all poses, as particles are seen from everywhere.
+    """
+    batch = band.batch(torch.linspace(0, len(band) - 1, min(SAMPLE, len(band))).long())
+    offset, slopes = domain.body.center - domain.beads.center, []
+    for axis in range(6):
+        step = STEP[axis // 3]
+        motion = torch.zeros(2, 6)
+        motion[0, axis], motion[1, axis] = step, -step
+        poses = Poses(torch.eye(3).expand(2, 3, 3), torch.zeros(2, 3)).moved(motion)
+        place = offset @ poses.rotation.mT + poses.shift[:, None]
+        ahead, behind = (batch.predict(Mixture(one, domain.body.amplitude, domain.body.width)) for one in place)
+        slopes.append(torch.view_as_real((ahead - behind) / (2 * step)).flatten(start_dim=1))
+    slope = torch.stack(slopes, dim=1).double()
+    return (slope @ slope.mT).mean(0)
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """What some particles show; residuals on disk. A process reads its share block by block, as often as it likes."""
+
+    residual: Table
+    rotation: Float[Tensor, "image 3 3"]
+    transfer: Float[Tensor, "image ring"]  # zero for the particles of other processes
+
+    def __len__(self) -> int:
+        return len(self.residual)
+
+    def __iter__(self) -> Iterator[Shown]:
+        for rows in own_blocks(len(self)):
+            yield Shown(self.residual.read(rows), self.rotation[rows], self.transfer[rows])
+
+
+def shown_of(domain: Domain, band: Band, rows: Int[Tensor, " row"]) -> Shown:
+    """What the particles of some rows show of the domain; as many as memory has room for."""
+    parts = [domain.shown(band.batch(part)) for part in rows.split(BLOCK)]
+    return Shown(*(torch.cat([getattr(part, name) for part in parts]) for name in ("residual", "rotation", "transfer")))
+
+
+@torch.no_grad()
+def shown_table(domain: Domain, band: Band, rows: Int[Tensor, " row"]) -> ShownTable:
+    """What the particles of some rows show of the domain."""
+    table = make_table(len(rows), (FINER * domain.box, FINER * domain.box), np.float32)
+    transfer = torch.zeros(len(rows), domain.table.shape[1])
+    for part in progress(own_blocks(len(rows)), "looking at the domain"):
+        shown = shown_of(domain, band, rows[part])
+        table.write(int(part[0]), shown.residual)
+        transfer[part] = shown.transfer
+    barrier()
+    return ShownTable(table, band.particles.rotation[rows].float(), transfer)
+
+
+@torch.no_grad()
+def compared_poses(model: DeformableMixture, band: Band) -> Table:
+    """(image, landmark): what `fit.population.compared` finds, of a model of poses; no components are left out."""
+    assert model.poses is not None
+    domain = domain_of(model, band)
+    poses = at_rest().joined(Poses(*model.poses.pose(model.landmark)).to("cpu"))
+    table = make_table(len(band), (len(model.landmark),), np.float32)
+    for rows in progress(own_blocks(len(band)), "comparing with poses"):
+        gains = domain.gains(shown_of(domain, band, rows), poses)
+        table.write(int(rows[0]), gains[:, 1:] - gains[:, :1])
+    barrier()
+    return table
+
+
+def own_blocks(count: int) -> Sequence[Int[Tensor, " row"]]:
+    """This process's share of so many rows, in blocks that fit in memory."""
+    return torch.arange(count)[share(count)].split(READ)
