@@ -145,8 +145,8 @@ def test_two_processes_find_the_poses_that_one_finds(folder, tmp_path):
     domains = json.dumps([{"mask": str(write_arm_mask(tmp_path / "arm.mrc"))}])
     options = ["--neutral", folder / "moving.npz", "--decoder", "pose", "--no-amplitude", "--domains", domains]
     histories, latents = [], []
-    for name, processes in (("one", []), ("two", TWO)):
-        ended = run(folder, tmp_path / name, *map(str, options), *processes)
+    for name, together in (("one", []), ("two", TWO)):
+        ended = run(folder, tmp_path / name, *map(str, options), *together)
         assert ended.returncode == 0, ended.stderr
         assert ended.stderr.count("round 16 of 16") == 1
         histories.append(without_seconds(tmp_path / name))

@@ -58,7 +58,7 @@ def beads_of(body: Mixture, resolution: float, seed: int) -> Beads:
     center, weight = center_of_mass(body), body.amplitude.abs().clamp(min=1e-12)
     offset, share, count = body.center - center, weight / weight.sum(), FEWEST
     while count < min(MOST, len(body)):
-        means = KMeans(count, n_init=1, random_state=seed).fit(offset.numpy(), sample_weight=weight.numpy())
+        means = KMeans(count, n_init="auto", random_state=seed).fit(offset.numpy(), sample_weight=weight.numpy())
         label, place = torch.from_numpy(means.labels_).long(), torch.from_numpy(means.cluster_centers_).to(offset)
         spread = float(share @ (offset - place[label]).square().mean(1)) ** 0.5
         if spread <= resolution / FINE:
