@@ -10,11 +10,12 @@ import torch
 
 from gaussemble.analysis import null
 from gaussemble.analysis.chance import gain
-from gaussemble.analysis.crossing import crossing, rigid_gain
+from gaussemble.analysis.crossing import crossing
 from gaussemble.analysis.following import motion_scores
 from gaussemble.analysis.shared import read_latents
 from gaussemble.errors import InputError
 from gaussemble.fit.heterogeneity import Options
+from gaussemble.fit.population import rigid_gain
 from gaussemble.fit.scratch import make_table
 from gaussemble.io.files import write_csv
 from gaussemble.io.store import open_store, write_particles

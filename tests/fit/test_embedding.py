@@ -61,7 +61,7 @@ def test_stated_deviations_hold_with_a_trained_decoder(tmp_path, generator):
     model, options = make_model(study, landmarks=512), TrainingOptions(batch=32, learning_rate=4e-3)
     rounds = [Round(None, 6.0, 2 * RESOLUTION, None, "fixed"), Round(None, 8.0, None, None, "fixed")]
     train(model, study, options, rounds, None)
-    posterior, prior = embed(model, study, 3, 0)
+    posterior, prior, _ = embed(model, study, 3, 0)
 
     def powers(z):
         return torch.stack([z[:, 0] ** i * z[:, 1] ** j for i in range(5) for j in range(5 - i)], dim=1)

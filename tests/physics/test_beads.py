@@ -38,7 +38,7 @@ def scene(tmp_path_factory):
     still, body = molecule().select(~ARM), molecule().select(ARM)
     own = Beads(center_of_mass(body), body.center - center_of_mass(body), body.amplitude, 6.0)
     table = power_table(body, band.box, band.pixel_size)
-    poses = Poses(random_rotations(40, generator).float(), 12 * torch.randn(40, 3, generator=generator))
+    poses = Poses(random_rotations(40, generator).float(), 6 * torch.randn(40, 3, generator=generator))
     return band, Domain(still, body, own, table, band.box, band.pixel_size), poses
 
 
@@ -62,6 +62,17 @@ def test_likelihoods_are_those_of_projections(scene):
     assert float(truth.std()) > 50  # nats: a bead seen elsewhere by a pixel would change them by tens
     assert float((found - truth).square().mean().sqrt()) < 0.03 * float(truth.std())
     assert abs(float((found - truth).mean())) < 0.01 * float(truth.std())
+
+
+def test_a_body_outside_the_images_makes_none_likelier(scene):
+    """It leaves the residual as it is, and what it should have shown counts against it."""
+    band, domain, poses = scene
+    away = Poses(poses.rotation, poses.shift + torch.tensor([400.0, 900, -700]))
+    found = domain.gains(shown_of(domain, band, torch.arange(60)), away)
+    # a direction near that of the shift leaves it in the middle
+    outside = ((band.particles.rotation[:, :2].float() @ away.shift.mT).abs().amax(1) > 250).float()
+    assert float(outside.mean()) > 0.9
+    assert (found[outside > 0] < 0).all()
 
 
 def test_slopes_are_those_of_the_likelihood(scene):

@@ -24,9 +24,8 @@ from gaussemble.fit.distributed import is_first, workers
 from gaussemble.fit.embedding import embed_under
 from gaussemble.fit.heterogeneity import Options, as_posteriors
 from gaussemble.fit.particles import particles_in_band
-from gaussemble.fit.population import READ, evidence, population
+from gaussemble.fit.population import population, spread_gain
 from gaussemble.fit.posterior import Posterior
-from gaussemble.fit.scratch import Table
 from gaussemble.io.files import write_csv
 from gaussemble.io.posteriors import read_posteriors, write_posteriors
 from gaussemble.io.store import open_store
@@ -59,23 +58,12 @@ def crossing(*, particles: Path, consensus: Path, network: Path, posteriors: Pat
     with workers(options.device) as device:
         band, model = particles_in_band(store, consensus, model.neutral, compared, model.moving), model.to(device)
         posterior, table = embed_under(model, band, options.refine_steps, device)
-        blocks = torch.arange(len(band)).split(READ)
-        gains = torch.cat([evidence(model, table.read(rows)) for rows in blocks]) - rigid_gain(table)
+        gains = spread_gain(model, table)
         if is_first():
             write_csv(out / "latent.csv", crossed_table(band, posterior, gains))
             write_posteriors(out / "posterior.npz", as_posteriors(band, posterior, population(model)))
         found = gain(gains.numpy(), store.particles.particle.numpy())
         say(f"crossing: {found.mean:.3g} ± {found.error:.2g} nats a particle over a rigid molecule")
-
-
-def rigid_gain(gains: Table) -> Float[Tensor, " image"]:
-    """Of each particle, under the structure of the neutral mixture and the landmarks that suits all together best."""
-    blocks = torch.arange(len(gains)).split(READ)
-    total = sum(gains.read(rows).double().sum(0) for rows in blocks)
-    best = int(total.argmax())  # type: ignore[union-attr]
-    if float(total[best]) <= 0:  # type: ignore[index]
-        return torch.zeros(len(gains))
-    return torch.cat([gains.read(rows)[:, best] for rows in blocks])
 
 
 def crossed_table(band: Band, posterior: Posterior, gains: Float[Tensor, " image"]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from pydantic import Field
 from sklearn.decomposition import PCA
 
 from gaussemble.analysis.assignment import ClusterFiles, ClusterOptions, advise, assign, chosen_number, refuse_missing
-from gaussemble.analysis.chance import Likelihoods, likelihoods, plausible, variation
+from gaussemble.analysis.chance import Likelihoods, gain, likelihoods, plausible, variation
 from gaussemble.analysis.picture import umap_picture
 from gaussemble.analysis.populations import number_table
 from gaussemble.errors import InputError
@@ -160,7 +160,11 @@ def read_likelihoods(path: Path, table: pd.DataFrame) -> Likelihoods:
 def _say_structure(seen: Likelihoods, table: pd.DataFrame, options: Options) -> dict[str, Any]:
     """Whether particles differ beyond chance: said, and returned with its numbers for structure.json."""
     held_out = table["held_out"].to_numpy(bool) if "held_out" in table else np.zeros(len(table), bool)
-    found = variation(seen, held_out, options.seed, table["particle"].to_numpy())
+    particle = table["particle"].to_numpy()
+    if "gain" in table and held_out.any():  # of poses: the evidence itself, no normal distributions
+        found = gain(table["gain"].to_numpy()[held_out], particle[held_out])
+    else:
+        found = variation(seen, held_out, options.seed, particle)
     say(f"latent: {found.sentence}")
     return {
         "varies": found.beyond_chance,

@@ -6,13 +6,15 @@ With n landmarks probable, the first counts `(n - 1) / (n + dimensions)`: not at
 alone where that is more than a half.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gaussemble.fit.band import Band
 from gaussemble.fit.distributed import combine, share
-from gaussemble.fit.population import READ, compared, moments, populate, population
+from gaussemble.fit.population import READ, compared, moments, populate, population, spread_gain
 from gaussemble.fit.posterior import Posterior, Prior, refine
 from gaussemble.fit.scratch import Table
 from gaussemble.fit.study import EVALUATION_BATCH, Study
@@ -25,8 +27,18 @@ from gaussemble.progress import progress
 PLAIN = 0.5
 
 
-def embed(model: DeformableMixture, study: Study, steps: int, seed: int) -> tuple[Posterior, Prior]:
+class Embedding(NamedTuple):
+    """All particles under a model."""
+
+    posterior: Posterior
+    prior: Prior
+    gain: Float[Tensor, " image"] | None  # nats over a rigid molecule; None where latents are a network's
+
+
+def embed(model: DeformableMixture, study: Study, steps: int, seed: int) -> Embedding:
     """Find the landmarks' last places and shares, and the posteriors of all particles under them.
+
+    Poses stay as they were found.
 
     Args:
         model: after training; its landmarks are changed.
@@ -34,11 +46,12 @@ def embed(model: DeformableMixture, study: Study, steps: int, seed: int) -> tupl
         steps: at most so many Gauss-Newton steps a particle; 0: landmarks alone.
         seed: of the landmarks' places.
     """
-    if model.poses is not None:  # found already
-        gains = compared(model, study.band)
+    if model.poses is None:
+        gains, gain = populate(model, study, lambda: encode_all(model, study), seed), None
     else:
-        gains = populate(model, study, lambda: encode_all(model, study), seed)
-    return posteriors(model, study.band, gains, steps, study.device), population(model)
+        gains = compared(model, study.band)
+        gain = spread_gain(model, gains).float()
+    return Embedding(posteriors(model, study.band, gains, steps, study.device), population(model), gain)
 
 
 def embed_under(model: DeformableMixture, band: Band, steps: int, device: torch.device) -> tuple[Posterior, Table]:

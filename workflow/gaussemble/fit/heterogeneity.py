@@ -21,7 +21,7 @@ from gaussemble.fit.checkpoints import remove_checkpoint
 from gaussemble.fit.consistency import latent_length, problems, resolutions
 from gaussemble.fit.devices import DeviceName
 from gaussemble.fit.distributed import is_first, workers
-from gaussemble.fit.embedding import embed
+from gaussemble.fit.embedding import Embedding, embed
 from gaussemble.fit.gradients import COLUMNS, gradient_inputs, make_pooling
 from gaussemble.fit.losses import LOSSES, LossName
 from gaussemble.fit.moving import read_moving
@@ -333,13 +333,14 @@ def find(
     return model, study, history
 
 
-def latent_table(study: Study, posterior: Posterior, prior: Prior, loss: Float[Tensor, " image"]) -> pd.DataFrame:
-    """Columns particle, z1.., sd1.., loss (relative to the neutral mixture's), held_out, observability."""
+def latent_table(study: Study, found: Embedding, loss: Float[Tensor, " image"]) -> pd.DataFrame:
+    """Columns particle, z1.., sd1.., loss (relative to the neutral mixture's), held_out, observability, gain if any."""
+    posterior, prior, gain = found
     columns = {"particle": study.band.particles.particle}
     for name, values in (("z", posterior.latent), ("sd", posterior.deviation)):
         columns |= {f"{name}{number}": column for number, column in enumerate(values.unbind(1), start=1)}
     columns |= {"loss": loss - study.baseline, "held_out": study.held_out.int()}
-    columns |= {"observability": observability(posterior, prior)}
+    columns |= {"observability": observability(posterior, prior)} | ({} if gain is None else {"gain": gain})
     return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
@@ -393,13 +394,13 @@ def heterogeneity(
         else:
             network, study, rounds = prepare(band, ground, (sections, members), resolution, device, options)
             history = train(network, study, options, rounds, checkpoint)
-        posterior, prior = embed(network, study, options.refine_steps, options.seed)
-        loss = losses_at(network, study, posterior.latent)
+        found = embed(network, study, options.refine_steps, options.seed)
+        loss = losses_at(network, study, found.posterior.latent)
         if is_first():
             network.moving.copy_(moving)
             save_model(out / "model.pt", network)
-            write_csv(out / "latent.csv", latent_table(study, posterior, prior, loss))
-            write_posteriors(out / "posterior.npz", as_posteriors(band, posterior, prior))
+            write_csv(out / "latent.csv", latent_table(study, found, loss))
+            write_posteriors(out / "posterior.npz", as_posteriors(band, found.posterior, found.prior))
             write_csv(out / "history.csv", history)
             remove_checkpoint(checkpoint)
         say(

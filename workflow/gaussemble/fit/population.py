@@ -158,6 +158,22 @@ def evidence(model: DeformableMixture, gains: Float[Tensor, "image landmark"]) -
     return torch.logsumexp(model.landmark_share.cpu().double().log() + gains, dim=1)
 
 
+def spread_gain(model: DeformableMixture, gains: Table) -> Float[Tensor, " image"]:
+    """Nats by which particles whose landmarks are not known are likelier than if the molecule were rigid."""
+    blocks = torch.arange(len(gains)).split(READ)
+    return torch.cat([evidence(model, gains.read(rows)) for rows in blocks]) - rigid_gain(gains)
+
+
+def rigid_gain(gains: Table) -> Float[Tensor, " image"]:
+    """Of each particle, under the structure of the neutral mixture and the landmarks that suits all together best."""
+    blocks = torch.arange(len(gains)).split(READ)
+    total = sum(gains.read(rows).double().sum(0) for rows in blocks)
+    best = int(total.argmax())  # type: ignore[union-attr]
+    if float(total[best]) <= 0:  # type: ignore[index]
+        return torch.zeros(len(gains))
+    return torch.cat([gains.read(rows)[:, best] for rows in blocks])
+
+
 def population(model: DeformableMixture) -> Prior:
     """The normal distribution with the landmarks' mean and covariance, each as wide as their spacing."""
     place, portion = model.landmark.cpu().double(), model.landmark_share.cpu().double()

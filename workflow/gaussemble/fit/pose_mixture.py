@@ -28,11 +28,11 @@ from torch import Tensor
 from gaussemble.fit.band import Band
 from gaussemble.fit.checkpoints import read_checkpoint, write_checkpoint
 from gaussemble.fit.distributed import barrier, combine, is_first
-from gaussemble.fit.poses import Domain, Poses, ShownTable, at_rest, information, shown_table
+from gaussemble.fit.poses import FINER, Domain, Poses, ShownTable, at_rest, information, shown_table
 from gaussemble.fit.study import source
 from gaussemble.progress import say
 
-MOST = 50_000  # particles, evenly from all, that decide on the poses,
+MOST, DISK = 50_000, 8e9  # particles, evenly from all, that decide on the poses; bytes of what they show;
 ASKED = 6000  # and on which ones are worth to be tried
 TRIED, TAKEN = 600, 200  # poses in a round
 TURNED = 100  # of those tried that are turned by half first: many domains look much like themselves so
@@ -106,15 +106,16 @@ class Search:
         return NEAREST * scale[:, None] * self.deviation
 
 
-def prepare_search(domain: Domain, band: Band, held_out: Tensor, most: int, seed: int) -> Search:
-    """Look at the domain in at most so many particles, evenly from all."""
+def prepare_search(domain: Domain, band: Band, held_out: Tensor, poses: int, seed: int) -> Search:
+    """Look at the domain in particles that decide on at most so many poses, and in those that only watch."""
     rows = [torch.nonzero(one).flatten() for one in (~held_out, held_out)]
-    seen, unseen = (shown_table(domain, band, one[:: max(1, -(-len(one) // MOST))]) for one in rows)
+    most = min(MOST, int(DISK / (4 * (FINER * domain.box) ** 2)))
+    seen, unseen = (shown_table(domain, band, one[:: max(1, -(-len(one) // most))]) for one in rows)
     values, axes = torch.linalg.eigh(information(domain, band))
     root = axes @ torch.diag(values.clamp(min=1e-9 * float(values.max())).rsqrt()) @ axes.mT
     _, principal = torch.linalg.eigh(domain.beads.offset.mT @ domain.beads.offset)
     half_turn = 2 * principal.mT[:, :, None] * principal.mT[:, None, :] - torch.eye(3)
-    return Search(domain, seen, unseen, root.float(), half_turn, most, seed)
+    return Search(domain, seen, unseen, root.float(), half_turn, poses, seed)
 
 
 def find_poses(search: Search, checkpoint: Path | None, digest: str) -> tuple[Mixture, list[dict[str, Any]]]:

@@ -106,6 +106,8 @@ class Domain:
         weight = batch.transfer * blur / damped.square() / ring_multiplicity(self.box)
         left = pad_transform(weight * (batch.image - batch.predict(self.still)), FINER * self.box)
         residual = to_real(left, FINER * self.box) * (FINER * self.box) ** 2
+        for edge in (0, -1):  # beads beyond it are looked up there: what no image shows makes none likelier
+            residual[:, edge] = residual[:, :, edge] = 0
         return Shown(residual, batch.rotation, half_sums(batch.transfer.square(), self.box))
 
     def gains(self, shown: Shown, poses: Poses) -> Float[Tensor, "image pose"]:
