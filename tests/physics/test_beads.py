@@ -61,7 +61,7 @@ def test_likelihoods_are_those_of_projections(scene):
     found, truth = domain.gains(shown_of(domain, band, torch.arange(60)), poses), exact(scene)
     assert float(truth.std()) > 50  # nats: a bead seen elsewhere by a pixel would change them by tens
     assert float((found - truth).square().mean().sqrt()) < 0.03 * float(truth.std())
-    assert abs(float((found - truth).mean())) < 0.02 * float(truth.std())  # products of means over rings for means of them
+    assert abs(float((found - truth).mean())) < 0.02 * float(truth.std())  # rings' means, multiplied
 
 
 def test_a_body_outside_the_images_makes_none_likelier(scene):
