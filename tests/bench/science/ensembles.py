@@ -237,7 +237,7 @@ def composition(model: Path | None) -> Ensemble:
 def null(model: Path | None) -> Ensemble:
     """Nothing varies."""
     molecule = antibody(model)
-    return Ensemble(molecule.center[None], molecule.weight[None], even(1))
+    return Ensemble(molecule.center[None], molecule.weight[None], even(1), docked=molecule.structure)
 
 
 # --- others ----------------------------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Training",
         "The mismatch of model and particles during training; a dashed line that turns up would mean overfitting. "
         "The first epochs train at half the resolution, so the solid lines have a step where the whole begins; in the "
-        "last ones latents are drawn from what each image says of its own, so there may be another.",
+        "last ones latents are drawn from what each image says of its own, so there may be another. With the decoder "
+        "pose nothing is trained: an epoch is a round in which poses join, move and leave.",
     ),
     "latent_pca": (
         "Where the particles lie",
