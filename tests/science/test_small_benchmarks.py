@@ -11,12 +11,12 @@ import pytest
 TARGET = 0.95  # of the Bayes-optimal score, at SNR 0.1
 
 
-def benchmark(folder, name: str, particles: int, *given: str) -> dict[str, Any]:
+def benchmark(folder, name: str, particles: int, *given: str, docked: bool = False) -> dict[str, Any]:
     """One row of the table, at SNR 0.1."""
     import run
 
     run.ROOT = folder
-    return run.benchmark(name, 0.1, particles, ["seeds.count=256", *given], None)
+    return run.benchmark(name, 0.1, particles, ["seeds.count=256", *given], None, docked)
 
 
 @pytest.mark.slow
@@ -29,6 +29,18 @@ def test_a_line_longer_than_the_domain(tmp_path):
     # 1 if nothing of pose or CTF is in the latents; by chance 0.97 and more (shuffled latents, 1000 particles)
     assert row["to_pose"] > 0.9 and row["to_defocus"] > 0.9
     assert row["motion_error"] < row["motion"]  # better than a model in which nothing moves
+
+
+@pytest.mark.slow
+def test_a_domain_that_circles_is_found_from_where_its_model_has_it(tmp_path):
+    """Poses 48 Å from the one at rest; with them the domain's true place, for it is a body with its model's shape."""
+    pose = ["seeds.count=null", "seeds.moving=B", "decoder=pose", "amplitude=false", 'domains=[{"selection":"B"}]']
+    row = benchmark(tmp_path, "ring", 1000, *pose, docked=True)
+    assert row["r2_share"] > TARGET
+    assert row["verdict"] == "varies"
+    assert row["auc"] > row["auc_consensus"]
+    assert row["to_pose"] > 0.9 and row["to_defocus"] > 0.9
+    assert row["motion_error"] < 0.3 * row["motion"]
 
 
 @pytest.mark.slow

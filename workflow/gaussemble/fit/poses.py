@@ -4,10 +4,8 @@
 map's frame; small motions are six numbers in the frame of the turned domain, radians and Å.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from gaussemble.fit.scratch import Table, make_table
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.physics.beads import SIDE, Beads, beads_of, match, power_table, pull
 from gaussemble.physics.fourier import axis_frequencies, pad_transform, to_real
+from gaussemble.physics.loops import in_threads
 from gaussemble.physics.rings import ring_multiplicity
 from gaussemble.progress import progress
 from gaussemble.quantities import Mixture
@@ -30,8 +29,6 @@ READ = 1024  # images in memory
 LEAST = 1e-3  # share of an image in a pose below which it has no say in where that goes
 SAMPLE = 256  # particles, evenly from all, of the mean information
 STEP = (0.05, 1.0)  # radians and Å of its differences
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -119,7 +116,7 @@ class Domain:
             views = _arrays(shown[part])
             match(*views, given["place"], given["rotation"], given["amplitude"], *self._scene(), found[part])
 
-        _in_threads(fill, len(shown))
+        in_threads(fill, _parts(len(shown)))
         return torch.from_numpy(found)
 
     def pulled(self, shown: Shown, poses: Poses, counted: Float[Tensor, "image pose"]) -> Float[Tensor, "pose seven"]:
@@ -131,7 +128,7 @@ class Domain:
             pull(*_arrays(shown[part]), given["place"], *body, *self._scene(), weight[part], np.float32(LEAST), out)
             return out
 
-        return torch.from_numpy(np.sum(_in_threads(slopes, len(shown)), axis=0))
+        return torch.from_numpy(np.sum(in_threads(slopes, _parts(len(shown))), axis=0))
 
     def _given(self, poses: Poses) -> dict[str, np.ndarray]:
         parts = {
@@ -151,11 +148,9 @@ def _arrays(shown: Shown) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tuple(np.ascontiguousarray(part.numpy(), np.float32) for part in parts)  # type: ignore[return-value]
 
 
-def _in_threads(function: Callable[[slice], Result], count: int) -> list[Result]:
-    """What a function of slices of so many images returns for each, in as many threads as torch has."""
-    parts = [slice(start, min(start + BLOCK, count)) for start in range(0, count, BLOCK)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(function, parts))
+def _parts(count: int) -> list[tuple[slice]]:
+    """Slices of so many images, each a thread's task."""
+    return [(slice(start, min(start + BLOCK, count)),) for start in range(0, count, BLOCK)]
 
 
 def domain_of(model: DeformableMixture, band: Band, seed: int = 0) -> Domain:

@@ -12,8 +12,6 @@ image is inserted once; F(0), its own mate, with weight 1/2; the two halves of t
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import no_type_check
@@ -25,7 +23,7 @@ from torch import Tensor
 
 from gaussemble.physics.ctf import evaluate
 from gaussemble.physics.fourier import to_fourier, to_fourier_3d
-from gaussemble.physics.loops import compiled
+from gaussemble.physics.loops import compiled, in_threads
 from gaussemble.physics.projection import shift_phases
 from gaussemble.quantities import Particles
 
@@ -51,13 +49,6 @@ class Sums:
     def merged(self, volumes: list[int]) -> "Sums":
         """The sums of some volumes added up to one: half-maps to a map."""
         return replace(self, cells=self.cells[volumes].sum(0, keepdim=True))
-
-
-def in_threads(function: Callable[..., None], tasks: Iterable[tuple]) -> None:
-    """Call a compiled function (`nogil`) with each task's arguments, in as many threads as torch has."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for done in [pool.submit(function, *task) for task in tasks]:
-            done.result()
 
 
 def _reach(box: int, padding: int) -> int:

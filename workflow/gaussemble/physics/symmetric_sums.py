@@ -11,8 +11,8 @@ from typing import no_type_check
 import numpy as np
 import torch
 
-from gaussemble.physics.backprojection import Sums, in_threads, with_mates
-from gaussemble.physics.loops import compiled
+from gaussemble.physics.backprojection import Sums, with_mates
+from gaussemble.physics.loops import compiled, in_threads
 from gaussemble.physics.symmetry import operators
 
 
