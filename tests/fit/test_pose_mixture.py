@@ -15,6 +15,7 @@ from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.posteriors import read_posteriors
 from gaussemble.io.store import write_store
 from gaussemble.model.heterogeneity import load_model
+from gaussemble.quantities import Mixture
 from made_heterogeneity import FRAME, make_inputs, write_arm_mask
 from tiny import PIXEL, bent, images, molecule, particles
 
@@ -138,6 +139,19 @@ def test_where_nothing_moves_poses_stay_and_structure_is_chance(tmp_path, genera
     with torch.no_grad():
         away = (model.decode(model.landmark).center - molecule().center).norm(dim=-1).mean(1)
     assert float(model.landmark_share @ away) < 1.0  # Å
+    held_out = table["held_out"].to_numpy() == 1
+    assert not gain(table["gain"].to_numpy()[held_out]).beyond_chance
+
+
+@pytest.mark.parametrize(("heavier", "wider"), [(1.3, 0.0), (1.0, -3.0)])
+def test_a_model_that_is_too_strong_or_too_sharp_is_no_motion(tmp_path, generator, heavier, wider):
+    """Poses spread to blur it; one pose with a factor in each ring does as well."""
+    make_states(tmp_path, generator, torch.zeros(COUNT))
+    arm = torch.arange(24) >= 16
+    amplitude = torch.where(arm, heavier, 1.0) * molecule().amplitude
+    wrong = Mixture(molecule().center, amplitude, molecule().width + torch.where(arm, wider, 0.0))
+    write_mixture(tmp_path / "mixture.npz", wrong, FRAME, moving=arm.numpy())
+    table = found(tmp_path)
     held_out = table["held_out"].to_numpy() == 1
     assert not gain(table["gain"].to_numpy()[held_out]).beyond_chance
 

@@ -58,7 +58,7 @@ def crossing(*, particles: Path, consensus: Path, network: Path, posteriors: Pat
     with workers(options.device) as device:
         band, model = particles_in_band(store, consensus, model.neutral, compared, model.moving), model.to(device)
         posterior, table = embed_under(model, band, options.refine_steps, device)
-        gains = spread_gain(model, table)
+        gains = spread_gain(model, table, band)
         if is_first():
             write_csv(out / "latent.csv", crossed_table(band, posterior, gains))
             write_posteriors(out / "posterior.npz", as_posteriors(band, posterior, population(model)))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gaussemble.fit.band import Band
 from gaussemble.fit.distributed import barrier, share
-from gaussemble.fit.poses import compared_poses
+from gaussemble.fit.poses import compared_poses, refitted
 from gaussemble.fit.posterior import Posterior, Prior
 from gaussemble.fit.scratch import Table, make_table
 from gaussemble.fit.study import Study
@@ -158,20 +158,24 @@ def evidence(model: DeformableMixture, gains: Float[Tensor, "image landmark"]) -
     return torch.logsumexp(model.landmark_share.cpu().double().log() + gains, dim=1)
 
 
-def spread_gain(model: DeformableMixture, gains: Table) -> Float[Tensor, " image"]:
+def spread_gain(model: DeformableMixture, gains: Table, band: Band) -> Float[Tensor, " image"]:
     """Nats by which particles whose landmarks are not known are likelier than if the molecule were rigid."""
     blocks = torch.arange(len(gains)).split(READ)
-    return torch.cat([evidence(model, gains.read(rows)) for rows in blocks]) - rigid_gain(gains)
+    spread, best = torch.cat([evidence(model, gains.read(rows)) for rows in blocks]), most_likely(gains)
+    rigid = torch.zeros(len(gains)) if best is None else torch.cat([gains.read(rows)[:, best] for rows in blocks])
+    if model.poses is not None:
+        place = torch.zeros(model.latent_dim) if best is None else model.landmark[best].cpu()
+        rigid = rigid + refitted(model, band, place)
+    return spread - rigid
 
 
-def rigid_gain(gains: Table) -> Float[Tensor, " image"]:
-    """Of each particle, under the structure of the neutral mixture and the landmarks that suits all together best."""
-    blocks = torch.arange(len(gains)).split(READ)
-    total = sum(gains.read(rows).double().sum(0) for rows in blocks)
-    best = int(total.argmax())  # type: ignore[union-attr]
-    if float(total[best]) <= 0:  # type: ignore[index]
-        return torch.zeros(len(gains))
-    return torch.cat([gains.read(rows)[:, best] for rows in blocks])
+def most_likely(gains: Table) -> int | None:
+    """The landmark whose structure suits all particles together best; None where the neutral mixture does."""
+    total = torch.zeros(gains.shape[0], dtype=torch.float64)
+    for rows in torch.arange(len(gains)).split(READ):
+        total += gains.read(rows).double().sum(0)
+    best = int(total.argmax())
+    return best if float(total[best]) > 0 else None
 
 
 def population(model: DeformableMixture) -> Prior:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gaussemble.fit.band import Band, Batch, half_sums
-from gaussemble.fit.distributed import barrier, share
+from gaussemble.fit.distributed import barrier, combine, share
 from gaussemble.fit.scratch import Table, make_table
 from gaussemble.model.heterogeneity import DeformableMixture
 from gaussemble.physics.beads import SIDE, Beads, beads_of, match, power_table, pull
@@ -228,6 +228,27 @@ def compared_poses(model: DeformableMixture, band: Band) -> Table:
         table.write(int(rows[0]), gains[:, 1:] - gains[:, :1])
     barrier()
     return table
+
+
+@torch.no_grad()
+def refitted(model: DeformableMixture, band: Band, latent: Float[Tensor, " latent"]) -> Float[Tensor, " image"]:
+    """Nats by which each particle, the domain in one pose for all, gains if that has a factor of its own in each ring.
+
+    Least squares over all particles. A model that is too strong, too sharp, or smeared in the particles has no other
+    way to be rigid, and a spread of poses would explain its faults.
+    """
+    mixture, moves = model.decode(latent[None].to(model.center.device)).to("cpu"), model.varies.cpu()
+    whole = Mixture(mixture.center[0], mixture.amplitude[0], mixture.width[0])
+    still, body = whole.select(~moves), whole.select(moves)
+    cross, power = (torch.zeros(len(band), band.box // 2 + 1) for _ in range(2))
+    for rows, batch in band.batches(BLOCK):
+        moved, left = batch.predict(body), batch.image - batch.predict(still)
+        cross[rows] = half_sums((moved.conj() * left).real, band.box)
+        power[rows] = half_sums(moved.abs().square(), band.box)
+    cross, power = combine(cross), combine(power)
+    total, all_power = cross.double().sum(0), power.double().sum(0)
+    factor = torch.where(all_power > 0, total / all_power.clamp(min=1e-30), 1.0).float()
+    return cross @ (factor - 1) - 0.5 * power @ (factor.square() - 1)
 
 
 def own_blocks(count: int) -> Sequence[Int[Tensor, " row"]]:
