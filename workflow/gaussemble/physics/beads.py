@@ -27,7 +27,7 @@ from gaussemble.quantities import Mixture
 
 FINE = 6.0  # beads spread their Gaussians by at most this part of the resolution (standard deviation along an axis)
 FEWEST, MOST = 16, 768  # beads
-SIDE = 48  # directions along an edge of the table: 2 degrees apart, or less
+SIDE = 48  # directions along an edge of the table: 2.4 degrees apart, or less
 TURN = 0.06  # radians, of the differences that tell how the body's power changes as it turns
 
 
@@ -95,25 +95,33 @@ def _views(direction: Float[Tensor, "direction 3"]) -> Float[Tensor, "direction 
 @compiled
 @no_type_check
 def _cell(x, y, z, side):
-    """The cell of a direction, the same as of the opposite one, on three faces of a cube."""
+    """Where a direction, and the opposite one, stands on three faces of a cube: the face, row and column in cells."""
     if abs(x) >= abs(y) and abs(x) >= abs(z):
         face, first, second = 0, y / x, z / x
     elif abs(y) >= abs(z):
         face, first, second = 1, z / y, x / y
     else:
         face, first, second = 2, x / z, y / z
-    half = np.float32(0.5) * side
-    row, column = min(int((first + 1) * half), side - 1), min(int((second + 1) * half), side - 1)
-    return (face * side + row) * side + column
+    half, last = np.float32(0.5) * side, np.float32(side - 1.001)
+    row, column = (first + 1) * half - np.float32(0.5), (second + 1) * half - np.float32(0.5)
+    return face, min(max(row, np.float32(0)), last), min(max(column, np.float32(0)), last)
 
 
 @compiled
 @no_type_check
 def _power(x, y, z, side, table, transfer):
     """Sum over rings of the transfer's power times the body's, seen along a direction of its own frame."""
-    row, total = table[_cell(x, y, z, side)], np.float32(0)
+    face, row, column = _cell(x, y, z, side)
+    upper, left = int(row), int(column)
+    down, right = row - np.float32(upper), column - np.float32(left)
+    at = (face * side + upper) * side + left
+    one, other, below, beside = table[at], table[at + 1], table[at + side], table[at + side + 1]
+    one_share, other_share = (1 - down) * (1 - right), (1 - down) * right
+    below_share, beside_share, total = down * (1 - right), down * right, np.float32(0)
     for ring in range(len(transfer)):
-        total += transfer[ring] * row[ring]
+        total += transfer[ring] * (
+            one_share * one[ring] + other_share * other[ring] + below_share * below[ring] + beside_share * beside[ring]
+        )
     return total
 
 
