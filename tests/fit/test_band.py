@@ -100,6 +100,9 @@ def test_what_is_elsewhere_does_not_make_what_stands_still_faint(tmp_path, gener
     assert float((alone - 2).abs().max()) < 0.2
     assert float((together - 2).mean()) < -0.3
     assert torch.equal(ring_gain(band, truth, ~moving & moving)[fine], together)  # nothing moves
+    blurred = Mixture(truth.center, truth.amplitude, torch.where(moving, 40.0, truth.width))
+    told = ring_gain(band, blurred, moving)[fine]  # where the moving part draws nothing, the others' factor alone
+    assert float((told - 2).abs().max()) < 0.3
 
 
 def test_a_batch_is_the_same_whoever_has_read_its_images(tmp_path, generator):

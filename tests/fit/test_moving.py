@@ -48,6 +48,9 @@ def fitted(smeared, seeds: str) -> Mixture:
 
 def test_the_arm_stays_as_the_model_has_it_on_the_scale_of_the_rest(smeared):
     found, truth = fitted(smeared, "still.npz"), molecule()
+    folder, order = smeared
+    assert torch.equal(read_moving(folder / "still.npz_fit" / "mixture.npz", 24, "C1"), ARM[order])
+    assert not read_moving(folder / "all.npz", 24, "C1").any()
     assert torch.allclose(found.center[ARM], truth.center[ARM], atol=1e-3)
     ratio = found.amplitude[ARM] / truth.amplitude[ARM]
     assert torch.allclose(ratio, ratio[:1], rtol=1e-4)  # as heavy beside each other as in the model

@@ -1,23 +1,29 @@
 """Poses of the tiny molecule's arm, found from the one at rest: where they are, how many particles have each."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from gaussemble.analysis.chance import gain
+from gaussemble.analysis.crossing import crossing
 from gaussemble.analysis.recovery import predicted_by_neighbours, variance_explained
 from gaussemble.errors import InputError
 from gaussemble.fit import pose_mixture
+from gaussemble.fit.band import open_band
 from gaussemble.fit.heterogeneity import Options, heterogeneity
-from gaussemble.fit.pose_mixture import shared
+from gaussemble.fit.pose_mixture import one_pose, prepare_search, shared
+from gaussemble.fit.poses import at_rest, domain_of
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.posteriors import read_posteriors
-from gaussemble.io.store import write_store
+from gaussemble.io.store import open_store, write_store
 from gaussemble.model.heterogeneity import load_model
 from gaussemble.quantities import Mixture
 from made_heterogeneity import FRAME, make_inputs, write_arm_mask
-from tiny import PIXEL, bent, images, molecule, particles
+from made_poses import pose_model
+from tiny import PIXEL, bent, images, molecule, particles, white_noise_power
 
 ANGLES = (-1.9, 0.2, 1.4)  # radians; at rest the arm is in none of them, and the first is 80 Å away
 SHARES = (0.5, 0.3, 0.2)
@@ -71,8 +77,10 @@ def test_far_states_are_found_from_rest(three):
     with torch.no_grad():
         landmark = model.decode(model.landmark).center[:, 16:]
     truth = bent(molecule(), torch.tensor(ANGLES)).center[:, 16:]
+    landmark, share = landmark[:-1], model.landmark_share[:-1]  # the last is a rigid molecule's
+    assert float(model.landmark_share[-1]) == 0
     away = (landmark[:, None] - truth[None]).square().sum(-1).mean(-1).sqrt()  # (landmark, state)
-    nearest, share = away.argmin(1), model.landmark_share
+    nearest = away.argmin(1)
     assert float((share * away.amin(1)).sum()) < 3.0  # Å, half a pixel; the states are 38 to 118 Å apart
     counts = np.bincount(state, minlength=3) / COUNT
     for number in range(3):
@@ -154,6 +162,61 @@ def test_a_model_that_is_too_strong_or_too_sharp_is_no_motion(tmp_path, generato
     table = found(tmp_path)
     held_out = table["held_out"].to_numpy() == 1
     assert not gain(table["gain"].to_numpy()[held_out]).beyond_chance
+
+
+def test_without_particles_that_only_watch_the_last_round_stays(three, monkeypatch):
+    monkeypatch.setattr(pose_mixture, "ROUNDS", 3)
+    table = found(three[0], held_out=0.0)
+    assert (table["held_out"] == 0).all()
+    assert len(load_model(three[0] / "out/model.pt").landmark) > 3
+
+
+def test_particles_of_inverted_contrast_show_nothing(three):
+    """Their factors are zero, and so is what any pose would change."""
+    folder, _ = three
+    store = open_store(folder / "particles")
+    write_store(folder / "particles", store.particles, -store.read(slice(0, COUNT)).clone(), PIXEL)
+    with pytest.raises(InputError, match="option domains: the particles show nothing of the domain; is their contrast"):
+        found(folder)
+
+
+def test_one_pose_goes_where_all_particles_pull_it(tmp_path, generator):
+    """Turned by 0.25 radians about z from where the mixture has it: Fisher steps alone bring it there."""
+    make_states(tmp_path, generator, torch.full((300,), 0.25))
+    band = open_band(open_store(tmp_path / "particles"), white_noise_power(0.1), 16.0)
+    model = pose_model()
+    search = prepare_search(domain_of(model, band), band, torch.arange(300) % 10 == 0, 8, 0)
+    pose = one_pose(search, at_rest())
+    assert model.poses is not None
+    there = model.decode(model.poses.latent(pose.rotation, pose.shift)).center[0, 16:]
+    truth = bent(molecule(), torch.tensor([0.25])).center[0, 16:]
+    assert float((there - truth).norm(dim=1).mean()) < 1.0  # Å; it began at 9.5
+    assert float((molecule().center[16:] - truth).norm(dim=1).mean()) > 9
+
+
+def test_the_other_halfs_poses_tell_particles_apart(three):
+    """The stage crossing: as in the stage itself, gains over a rigid molecule and latents of twelve numbers."""
+    folder, _ = three
+    found(folder)
+    generator = torch.Generator().manual_seed(11)
+    known = particles(200, generator)
+    known = replace(known, particle=known.particle + 10_000)
+    angle = torch.tensor(ANGLES)[torch.arange(200) % 3]
+    write_store(folder / "others", known, images(known, bent(molecule(), angle), 0.1, generator), PIXEL)
+    own = folder / "out"
+    crossing(
+        particles=folder / "others",
+        consensus=folder / "consensus",
+        network=own / "model.pt",
+        posteriors=own / "posterior.npz",
+        out=folder / "crossed",
+        options=Options(),
+    )
+    table = pd.read_csv(folder / "crossed/latent.csv")
+    assert gain(table["gain"].to_numpy()).mean > 1.0
+    turned = torch.stack([angle.cos(), angle.sin()], dim=1).numpy()
+    latent = table[[f"z{axis}" for axis in range(1, 13)]].to_numpy()
+    assert variance_explained(turned, predicted_by_neighbours(latent, turned, 10)) > 0.95
 
 
 def test_shares_are_those_of_the_greatest_likelihood(generator):

@@ -134,13 +134,13 @@ def test_views_see_along_their_directions():
 
 def test_beads_keep_the_mass_and_are_as_few_as_the_resolution_wants(generator):
     body = Mixture(40 * torch.rand(400, 3, generator=generator), torch.rand(400, generator=generator), torch.ones(400))
-    fine, coarse = beads_of(body, 12.0, 0), beads_of(body, 30.0, 0)
+    fine, coarse = beads_of(body, 12.0), beads_of(body, 30.0)
     assert len(coarse.offset) < len(fine.offset) < 400
     for one, resolution in ((fine, 12.0), (coarse, 30.0)):
         assert float(one.amplitude.sum()) == pytest.approx(float(body.amplitude.sum()), rel=1e-5)
         assert float((one.amplitude @ one.offset).norm() / one.amplitude.sum()) < 1e-3
         assert 1 < one.width**2 <= 1 + (resolution / beads.FINE) ** 2 + 1e-6
-    alone = beads_of(body.select(torch.arange(3)), 12.0, 0)
+    alone = beads_of(body.select(torch.arange(3)), 12.0)
     assert len(alone.offset) == 3
 
 

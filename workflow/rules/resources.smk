@@ -106,7 +106,8 @@ def decoded(stage, wildcards):
 def maps(stages):
     """About how many an analysis makes, of clusters and trajectories' points."""
     latent = stages["latent"]
-    axes = latent["components"] or CONSISTENCY["latent_length"](stages["heterogeneity"])
+    length = CONSISTENCY["latent_length"](stages["heterogeneity"])
+    axes = latent["components"] or min(2, length)
     return (latent["clusters"] or 10) + axes * latent["points"]
 
 

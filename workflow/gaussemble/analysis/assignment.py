@@ -152,6 +152,9 @@ def _decoded_clusters(
         raise InputError(f"{files.particles}: not the particles of {files.latent}, in their order; give its split's")
     if model.design.compared is None or model.latent_dim != z.shape[1]:
         raise InputError(f"{files.model}: not the model of {files.latent}, or an earlier version's; train it again")
+    if model.poses is not None and count > model.design.landmarks:  # as many as were found
+        say(f"latent: WARNING: {count} classes were asked for, but there are {model.design.landmarks} poses; so many")
+        count = model.design.landmarks
     if count > model.design.landmarks:
         raise InputError(f"option clusters is {count}, but {files.model} has {model.design.landmarks} landmarks")
     band = particles_in_band(store, files.consensus, model.neutral, model.design.compared, model.moving)

@@ -26,6 +26,7 @@ from gaussemble.quantities import Mixture, Particles
 
 BLOCK = 64  # particles at a time: what a processor core keeps in its cache
 KEPT = 1024  # images of which a memory map keeps pages
+TOLD = 1e-4  # of the larger of two parts' powers in a ring: less is not told from sums in single precision
 
 
 @dataclass(frozen=True)
@@ -185,9 +186,10 @@ def ring_gain(band: Band, mixture: Mixture, moving: Bool[Tensor, " gaussian"] | 
             for column, other in enumerate(predicted):
                 power[:, row, column] += half_sums((one.conj() * other).real, band.box).sum(0)
     cross, power = combine(cross), combine(power)
-    seen = torch.linalg.matrix_rank(power, hermitian=True) == len(parts)
-    factor = torch.ones(len(cross), dtype=torch.float64)
-    factor[seen] = torch.linalg.solve(power[seen], cross[seen])[:, 0]
+    own = power[:, 0, 0]
+    factor = torch.where(own > 0, cross[:, 0] / own.clamp(min=1e-30), 1.0)
+    told = torch.linalg.matrix_rank(power, rtol=TOLD, hermitian=True) == len(parts)  # apart; else the others' alone
+    factor[told] = torch.linalg.solve(power[told], cross[told])[:, 0]
     return factor.clamp(min=0).float()
 
 

@@ -29,7 +29,7 @@ from gaussemble.fit.neutral import consensus_resolution
 from gaussemble.fit.particles import particles_in_band
 from gaussemble.fit.penalties import make_penalties
 from gaussemble.fit.pose_model import model_of_poses
-from gaussemble.fit.posterior import Posterior, Prior, observability
+from gaussemble.fit.posterior import Posterior, Prior, displacement_told, observability
 from gaussemble.fit.regions import Ground, memberships
 from gaussemble.fit.rounds import Round, default_rounds, given_rounds, population_rounds
 from gaussemble.fit.sections import DecoderOptions, DomainOptions, RoundOptions
@@ -340,7 +340,8 @@ def latent_table(study: Study, found: Embedding, loss: Float[Tensor, " image"]) 
     for name, values in (("z", posterior.latent), ("sd", posterior.deviation)):
         columns |= {f"{name}{number}": column for number, column in enumerate(values.unbind(1), start=1)}
     columns |= {"loss": loss - study.baseline, "held_out": study.held_out.int()}
-    columns |= {"observability": observability(posterior, prior)} | ({} if gain is None else {"gain": gain})
+    told = observability if gain is None else displacement_told
+    columns |= {"observability": told(posterior, prior)} | ({} if gain is None else {"gain": gain})
     return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
@@ -383,13 +384,15 @@ def heterogeneity(
     if len(store) < length + 2:
         raise InputError(f"{particles}: {len(store)} particle(s); {length} latent dimensions want {length + 2}")
     moving = read_moving(neutral, len(mixture), "C1")
-    ground = Ground(mixture, read_map(consensus / "map.mrc"), seeds, model, moving)
+    ground = Ground(mixture, read_map(consensus / "map.mrc"), seeds, model)
     members = memberships(sections, keys, ground)
     resolution = finest_resolution(options, store, consensus / "fsc.csv")
     with workers(options.device) as device:
-        band = particles_in_band(store, consensus, mixture, compared_in(options, resolution), ground.moving)
-        say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {device}")
-        if sections[0].kind == "pose":
+        band = particles_in_band(store, consensus, mixture, compared_in(options, resolution), moving)
+        pose = sections[0].kind == "pose"
+        where = "the CPU" if pose else device
+        say(f"heterogeneity: {len(store)} particles to {resolution:.1f} Å, {len(mixture)} Gaussians, on {where}")
+        if pose:
             network, study, history = find(band, ground, (sections[0], members[0]), resolution, options, checkpoint)
         else:
             network, study, rounds = prepare(band, ground, (sections, members), resolution, device, options)

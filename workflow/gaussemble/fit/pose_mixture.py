@@ -15,7 +15,6 @@ A motion that goes far is found in steps, each tested against the particles. A t
 those that it already has.
 """
 
-import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,11 +42,12 @@ NEAREST = 0.7  # of that
 FEWEST = 5.0  # particles that a pose stands for, or it leaves
 SHARING, SHARING_ON = 60, 10  # steps of expectation maximisation after poses have joined, and after they have moved
 MOVES, LAST_MOVES = 3, 8  # in each round and after the last
+ALONE = 10  # steps of one pose for all particles
 FURTHEST = 2.0  # deviations by which a pose moves in one step, along an axis
 
 
 @dataclass(frozen=True)
-class Mixture:
+class PoseMixture:
     """Poses with shares of the particles."""
 
     poses: Poses
@@ -58,8 +58,8 @@ class Mixture:
 class Course:
     """Where a search stands: all that a restart needs."""
 
-    now: Mixture
-    best: Mixture  # of the particles that only watch
+    now: PoseMixture
+    best: PoseMixture  # of the particles that only watch
     best_loss: float = 0.0  # theirs, over that of the pose at rest
     round: int = 0  # finished ones
     seconds: float = 0.0
@@ -76,7 +76,7 @@ class Course:
         """From a checkpoint."""
         (first, shift, share), (best, best_shift, best_share) = content["now"], content["best"]
         kept = {name: content[name] for name in ("best_loss", "round", "seconds", "history")}
-        return cls(Mixture(Poses(first, shift), share), Mixture(Poses(best, best_shift), best_share), **kept)
+        return cls(PoseMixture(Poses(first, shift), share), PoseMixture(Poses(best, best_shift), best_share), **kept)
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,7 @@ class Search:
     def stride(self, number: int) -> Float[Tensor, "six six"]:
         """Square root of the covariance of what is tried in a round: from far to near in even ratios, and once more."""
         done = min(1.0, STRIDES * (number // STRIDES) / max(1, ROUNDS - 2 * STRIDES))
-        radius = math.sqrt(float(self.domain.beads.offset.square().sum(1).mean()))
-        far = torch.tensor(3 * [FAR / max(radius, 1.0)] + 3 * [FAR])
+        far = torch.tensor(3 * [FAR / self.domain.beads.radius] + 3 * [FAR])
         near = NEAREST * self.deviation.square().sum(1).sqrt()  # of each motion
         scale = (far / near).clamp(min=1) ** (1 - done)
         return NEAREST * scale[:, None] * self.deviation
@@ -111,19 +110,20 @@ def prepare_search(domain: Domain, band: Band, held_out: Tensor, poses: int, see
     rows = [torch.nonzero(one).flatten() for one in (~held_out, held_out)]
     most = min(MOST, int(DISK / (4 * (FINER * domain.box) ** 2)))
     seen, unseen = (shown_table(domain, band, one[:: max(1, -(-len(one) // most))]) for one in rows)
-    values, axes = torch.linalg.eigh(information(domain, band))
-    root = axes @ torch.diag(values.clamp(min=1e-9 * float(values.max())).rsqrt()) @ axes.mT
+    weakest = torch.tensor(3 * [1.0] + 3 * [FAR**-2], dtype=torch.float64)  # of motions that no particle shows
+    values, axes = torch.linalg.eigh(information(domain, band) + weakest.diag())
+    root = axes @ torch.diag(values.rsqrt()) @ axes.mT
     _, principal = torch.linalg.eigh(domain.beads.offset.mT @ domain.beads.offset)
     half_turn = 2 * principal.mT[:, :, None] * principal.mT[:, None, :] - torch.eye(3)
     return Search(domain, seen, unseen, root.float(), half_turn, poses, seed)
 
 
-def find_poses(search: Search, checkpoint: Path | None, digest: str) -> tuple[Mixture, list[dict[str, Any]]]:
+def find_poses(search: Search, checkpoint: Path | None, digest: str) -> tuple[PoseMixture, list[dict[str, Any]]]:
     """The mixture that unseen particles like best (the last without any), and how each round went.
 
     It begins with the pose at rest, or where a checkpoint of the same digest stands, and then ends the same.
     """
-    rest = Mixture(at_rest(), torch.ones(1))
+    rest = PoseMixture(at_rest(), torch.ones(1))
     known = read_checkpoint(checkpoint, digest) if checkpoint is not None else None
     course = Course.of(known) if known else Course(rest, rest)
     if known:
@@ -150,9 +150,19 @@ def find_poses(search: Search, checkpoint: Path | None, digest: str) -> tuple[Mi
     return course.best, course.history
 
 
+def one_pose(search: Search, poses: Poses) -> Poses:
+    """The pose that suits all particles together best, from the best of some: what a rigid molecule is held against."""
+    total = combine(search.gains(search.seen, poses).double().sum(0))
+    found = PoseMixture(poses[total.argmax()[None]], torch.ones(1))
+    for _ in range(ALONE):
+        gains = search.gains(search.seen, found.poses)
+        found = PoseMixture(pulled_on(search, found, gains), found.share)
+    return found.poses
+
+
 def one_round(
-    search: Search, mixture: Mixture, gains: Float[Tensor, "image pose"], number: int
-) -> tuple[Mixture, Float[Tensor, "image kept"]]:
+    search: Search, mixture: PoseMixture, gains: Float[Tensor, "image pose"], number: int
+) -> tuple[PoseMixture, Float[Tensor, "image kept"]]:
     """Poses join, leave, and move; with the gains of this process's particles."""
     poses, share = mixture.poses, mixture.share
     new = worth_joining(search, mixture, gains, number)
@@ -165,13 +175,13 @@ def one_round(
     kept = kept[(share[kept] * len(search.seen) >= FEWEST) | (share[kept] == share.max())]
     poses, share, gains = poses[kept], share[kept] / share[kept].sum(), gains[:, kept]
     for _ in range(LAST_MOVES if number == ROUNDS - 1 else MOVES):
-        poses = pulled_on(search, Mixture(poses, share), gains)
+        poses = pulled_on(search, PoseMixture(poses, share), gains)
         gains = search.gains(search.seen, poses)
         share = shared(gains, share, SHARING_ON)
-    return Mixture(poses, share), gains
+    return PoseMixture(poses, share), gains
 
 
-def worth_joining(search: Search, mixture: Mixture, gains: Float[Tensor, "image pose"], number: int) -> Poses:
+def worth_joining(search: Search, mixture: PoseMixture, gains: Float[Tensor, "image pose"], number: int) -> Poses:
     """Of poses that are tried near known ones, those that make the particles likelier, the best first."""
     generator, poses, share = source(search.seed, number), mixture.poses, mixture.share
     parent = torch.multinomial(share, TRIED, replacement=True, generator=generator)
@@ -202,7 +212,7 @@ def shared(gains: Float[Tensor, "image pose"], share: Float[Tensor, " pose"], st
     return share / share.sum()
 
 
-def pulled_on(search: Search, mixture: Mixture, gains: Float[Tensor, "image pose"]) -> Poses:
+def pulled_on(search: Search, mixture: PoseMixture, gains: Float[Tensor, "image pose"]) -> Poses:
     """Each pose a step of Fisher scoring on, by the particles that have it."""
     poses, share = mixture.poses, mixture.share
     total, start = torch.zeros(len(poses), 7, dtype=torch.float64), 0

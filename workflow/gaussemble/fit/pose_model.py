@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from gaussemble.fit.checkpoints import fingerprint
-from gaussemble.fit.pose_mixture import find_poses, prepare_search
+from gaussemble.fit.pose_mixture import find_poses, one_pose, prepare_search
 from gaussemble.fit.poses import domain_of
 from gaussemble.fit.regions import Ground
 from gaussemble.fit.study import Study
@@ -20,6 +20,8 @@ from gaussemble.model.encoders import NO_ENCODER
 from gaussemble.model.heterogeneity import Compared, DeformableMixture, Design, build_model
 from gaussemble.model.pose import POSE
 from gaussemble.progress import say
+
+ALIKE = 0.1  # of what a particle tells of a pose: so far are two apart that stand for one
 
 
 def model_of_poses(
@@ -32,6 +34,8 @@ def model_of_poses(
     checkpoint: Path | None,
 ) -> tuple[DeformableMixture, pd.DataFrame]:
     """The model, its landmarks the poses that were found, and how the search went; on the CPU.
+
+    The last landmark has no share: the pose that a rigid molecule would have.
 
     Args:
         study: the particles; those kept from training have no say in the poses.
@@ -46,13 +50,15 @@ def model_of_poses(
     band, neutral = study.band, ground.neutral
     whole = Design(len(neutral), POSE, band.box * band.pixel_size, NO_ENCODER, (design,), compared, landmarks=2)
     model = build_model(whole, neutral, [member], options.seed)
-    search = prepare_search(domain_of(model, band, options.seed), band, study.held_out, most, options.seed)
+    search = prepare_search(domain_of(model, band), band, study.held_out, most, options.seed)
     digest = fingerprint(options.seed, most, member, *data_of(neutral, study)) if checkpoint else ""
     say(f"heterogeneity: {len(search.seen)} particles look for poses, each of {len(search.domain.beads.offset)} beads")
     found, history = find_poses(search, checkpoint, digest)
     poses, share = found.poses, found.share
-    if len(poses) == 1:  # distances between landmarks want two
-        poses, share = poses.joined(poses), torch.cat([share, share]) / 2
+    if len(poses) == 1:  # distances between landmarks want two, and the stage latent latents that differ
+        apart = ALIKE * torch.stack([search.deviation[0], -search.deviation[0]])
+        poses, share = poses.joined(poses).moved(apart), torch.cat([share, share]) / 2
+    poses, share = poses.joined(one_pose(search, poses)), torch.cat([share, torch.zeros(1)])
     model = build_model(replace(whole, landmarks=len(poses)), neutral, [member], options.seed)
     assert model.poses is not None
     model.landmark.copy_(model.poses.latent(poses.rotation, poses.shift))

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gaussemble.errors import InputError
 from gaussemble.fit.band import Band, Batch, half_sums
 from gaussemble.fit.distributed import barrier, combine, share
 from gaussemble.fit.scratch import Table, make_table
@@ -23,12 +24,13 @@ from gaussemble.physics.rings import ring_multiplicity
 from gaussemble.progress import progress
 from gaussemble.quantities import Mixture
 
-FINER = 2  # pixels of the residuals that are looked up are so much finer than the band's
+FINER = 2  # pixels of the residuals that are looked up are so much finer than the band's,
+FINEST = 4  # and where nothing is kept: errors between neighbouring poses look like motion (a quarter of 1 nat, not 1)
 BLOCK = 64  # images of a thread
-READ = 1024  # images in memory
-LEAST = 1e-3  # share of an image in a pose below which it has no say in where that goes
+READ = 512  # images in memory
+LEAST = 0.1  # of an even share of an image in a pose, below which it has no say in where that goes
 SAMPLE = 256  # particles, evenly from all, of the mean information
-STEP = (0.05, 1.0)  # radians and Å of its differences
+STEP = 0.05  # of the resolution: how far a radius of gyration, and the centre, are moved for its differences
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Poses:
         x, y, z = motion[:, :3].unbind(1)
         zero = torch.zeros_like(x)
         across = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=1).unflatten(1, (3, 3))
-        turned = self.rotation @ torch.linalg.matrix_exp(across)
-        return Poses(turned, self.shift + (self.rotation @ motion[:, 3:, None])[..., 0])
+        left, _, right = torch.linalg.svd(self.rotation @ torch.linalg.matrix_exp(across))  # rounding would add up
+        return Poses(left @ right, self.shift + (self.rotation @ motion[:, 3:, None])[..., 0])
 
 
 def at_rest() -> Poses:
@@ -93,16 +95,17 @@ class Domain:
     table: Float[Tensor, "direction ring"]
     box: int  # of the band
     pixel_size: float  # Å, of the band
+    finer: int = FINER
 
     def shown(self, batch: Batch) -> Shown:
         """What is looked up of some images."""
         y, x = axis_frequencies(self.box, self.pixel_size)
         blur = torch.exp(-2 * (np.pi * self.beads.width) ** 2 * (y[:, None].square() + x.square()))
         # what interpolation between neighbours damps
-        damped = torch.sinc(y * self.pixel_size / FINER)[:, None] * torch.sinc(x * self.pixel_size / FINER)
+        damped = torch.sinc(y * self.pixel_size / self.finer)[:, None] * torch.sinc(x * self.pixel_size / self.finer)
         weight = batch.transfer * blur / damped.square() / ring_multiplicity(self.box)
-        left = pad_transform(weight * (batch.image - batch.predict(self.still)), FINER * self.box)
-        residual = to_real(left, FINER * self.box) * (FINER * self.box) ** 2
+        left = pad_transform(weight * (batch.image - batch.predict(self.still)), self.finer * self.box)
+        residual = to_real(left, self.finer * self.box) * (self.finer * self.box) ** 2
         for edge in (0, -1):  # beads beyond it are looked up there: what no image shows makes none likelier
             residual[:, edge] = residual[:, :, edge] = 0
         return Shown(residual, batch.rotation, half_sums(batch.transfer.square(), self.box))
@@ -122,15 +125,19 @@ class Domain:
     def pulled(self, shown: Shown, poses: Poses, counted: Float[Tensor, "image pose"]) -> Float[Tensor, "pose seven"]:
         """Sums of what each image counts for each pose, and of the slopes of `gains` for six small motions."""
         given, weight = self._given(poses), np.ascontiguousarray(counted.numpy(), np.float32)
+        least = np.float32(LEAST / len(poses))
 
         def slopes(part: slice) -> np.ndarray:
             out, body = np.zeros((len(poses), 7)), (given["rotation"], given["offset"], given["amplitude"])
-            pull(*_arrays(shown[part]), given["place"], *body, *self._scene(), weight[part], np.float32(LEAST), out)
+            pull(*_arrays(shown[part]), given["place"], *body, *self._scene(), weight[part], least, out)
             return out
 
-        return torch.from_numpy(np.sum(in_threads(slopes, _parts(len(shown))), axis=0))
+        return torch.from_numpy(sum(in_threads(slopes, _parts(len(shown))), np.zeros((len(poses), 7))))
 
     def _given(self, poses: Poses) -> dict[str, np.ndarray]:
+        """What the loops need of poses; these must be finite, as the loops look up what they say."""
+        if not (poses.rotation.isfinite().all() and poses.shift.isfinite().all()):
+            raise ValueError("a pose is not finite")
         parts = {
             "place": self.beads.placed(poses.rotation, poses.shift).permute(2, 0, 1),
             "rotation": poses.rotation,
@@ -140,7 +147,7 @@ class Domain:
         return {name: np.ascontiguousarray(part.numpy(), np.float32) for name, part in parts.items()}
 
     def _scene(self) -> tuple[np.ndarray, int, np.float32]:
-        return self.table.numpy(), SIDE, np.float32(FINER / self.pixel_size)
+        return self.table.numpy(), SIDE, np.float32(self.finer / self.pixel_size)
 
 
 def _arrays(shown: Shown) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -153,12 +160,18 @@ def _parts(count: int) -> list[tuple[slice]]:
     return [(slice(start, min(start + BLOCK, count)),) for start in range(0, count, BLOCK)]
 
 
-def domain_of(model: DeformableMixture, band: Band, seed: int = 0) -> Domain:
-    """The domain of a model of poses, for particles of a band; on the CPU."""
+def domain_of(model: DeformableMixture, band: Band, finer: int = FINER) -> Domain:
+    """The domain of a model of poses, for particles of a band; on the CPU.
+
+    Raises:
+        InputError: a Gaussian that is not finite.
+    """
     moves, neutral = model.varies.cpu(), model.neutral.to("cpu")
     body = neutral.select(moves)
-    beads, table = beads_of(body, band.resolution, seed), power_table(body, band.box, band.pixel_size)
-    return Domain(neutral.select(~moves), body, beads, table, band.box, band.pixel_size)
+    if not all(part.isfinite().all() for part in (body.center, body.amplitude, body.width)):
+        raise InputError("a Gaussian of the domain is not finite; run the stage neutral again")
+    beads, table = beads_of(body, band.resolution), power_table(body, band.box, band.pixel_size)
+    return Domain(neutral.select(~moves), body, beads, table, band.box, band.pixel_size, finer)
 
 
 @torch.no_grad()
@@ -166,11 +179,14 @@ def information(domain: Domain, band: Band) -> Float[Tensor, "six six"]:
     """What a particle tells of six small motions, the inverse of their covariance: the mean over views and transfers.
 
     In the domain's frame it is the same for all poses, as particles are seen from everywhere.
+
+    Raises:
+        InputError: particles tell nothing.
     """
     batch = band.batch(torch.linspace(0, len(band) - 1, min(SAMPLE, len(band))).long())
     offset, slopes = domain.body.center - domain.beads.center, []
     for axis in range(6):
-        step = STEP[axis // 3]
+        step = STEP * band.resolution / (domain.beads.radius if axis < 3 else 1.0)
         motion = torch.zeros(2, 6)
         motion[0, axis], motion[1, axis] = step, -step
         poses = Poses(torch.eye(3).expand(2, 3, 3), torch.zeros(2, 3)).moved(motion)
@@ -178,7 +194,10 @@ def information(domain: Domain, band: Band) -> Float[Tensor, "six six"]:
         ahead, behind = (batch.predict(Mixture(one, domain.body.amplitude, domain.body.width)) for one in place)
         slopes.append(torch.view_as_real((ahead - behind) / (2 * step)).flatten(start_dim=1))
     slope = torch.stack(slopes, dim=1).double()
-    return (slope @ slope.mT).mean(0)
+    found = (slope @ slope.mT).mean(0)
+    if not found.isfinite().all() or float(found.diagonal()[3:].sum()) <= 0:
+        raise InputError("option domains: the particles show nothing of the domain; is their contrast inverted?")
+    return found
 
 
 @dataclass(frozen=True)
@@ -220,7 +239,7 @@ def shown_table(domain: Domain, band: Band, rows: Int[Tensor, " row"]) -> ShownT
 def compared_poses(model: DeformableMixture, band: Band) -> Table:
     """(image, landmark): what `fit.population.compared` finds, of a model of poses; no components are left out."""
     assert model.poses is not None
-    domain = domain_of(model, band)
+    domain = domain_of(model, band, FINEST)
     poses = at_rest().joined(Poses(*model.poses.pose(model.landmark)).to("cpu"))
     table = make_table(len(band), (len(model.landmark),), np.float32)
     for rows in progress(own_blocks(len(band)), "comparing with poses"):
@@ -253,4 +272,5 @@ def refitted(model: DeformableMixture, band: Band, latent: Float[Tensor, " laten
 
 def own_blocks(count: int) -> Sequence[Int[Tensor, " row"]]:
     """This process's share of so many rows, in blocks that fit in memory."""
-    return torch.arange(count)[share(count)].split(READ)
+    own = torch.arange(count)[share(count)]
+    return own.split(READ) if len(own) else ()

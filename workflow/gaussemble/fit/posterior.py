@@ -148,3 +148,12 @@ def observability(posterior: Posterior, prior: Prior) -> Float[Tensor, " image"]
     """
     left = torch.einsum("ijk, kj -> i", posterior.covariance, prior.precision) / posterior.latent.shape[1]
     return (1 - left).clamp(0, 1)
+
+
+def displacement_told(posterior: Posterior, prior: Prior) -> Float[Tensor, " image"]:
+    """The same of latents that are displacements in Å, as poses are: the share of the mean square that was removed.
+
+    1 - tr S / tr C: axes along which nothing is displaced do not count.
+    """
+    left = posterior.covariance.diagonal(dim1=-2, dim2=-1).sum(-1) / prior.covariance.diagonal().sum()
+    return (1 - left).clamp(0, 1)

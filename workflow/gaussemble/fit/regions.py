@@ -38,7 +38,6 @@ class Ground:
     frame: Map
     seeds: Path | None = None  # seeds.npz
     model: Path | None = None  # model.cif of the stage seeds
-    moving: Bool[Tensor, " gaussian"] | None = None  # of parts that most particles do not have where they are at rest
 
     @functools.cached_property
     def seed(self) -> Mixture | None:

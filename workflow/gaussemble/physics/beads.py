@@ -26,7 +26,7 @@ from gaussemble.physics.rings import ring_means
 from gaussemble.quantities import Mixture
 
 FINE = 6.0  # beads spread their Gaussians by at most this part of the resolution (standard deviation along an axis)
-FEWEST, MOST = 16, 768  # beads
+FEWEST, MOST = 16, 768  # beads, where there are as many Gaussians
 SIDE = 48  # directions along an edge of the table: 2.4 degrees apart, or less
 TURN = 0.06  # radians, of the differences that tell how the body's power changes as it turns
 
@@ -39,6 +39,11 @@ class Beads:
     offset: Float[Tensor, "bead 3"]  # Å from it
     amplitude: Float[Tensor, " bead"]
     width: float  # Å
+
+    @property
+    def radius(self) -> float:
+        """Of gyration about the centre, of beads that weigh the same; at least 1 Å."""
+        return max(1.0, float(self.offset.square().sum(1).mean()) ** 0.5)
 
     def placed(
         self, rotation: Float[Tensor, "pose 3 3"], shift: Float[Tensor, "pose 3"]
@@ -53,18 +58,18 @@ def center_of_mass(body: Mixture) -> Float[Tensor, "3"]:
     return weight @ body.center / weight.sum()
 
 
-def beads_of(body: Mixture, resolution: float, seed: int) -> Beads:
+def beads_of(body: Mixture, resolution: float) -> Beads:
     """So few beads, centres of k-means, as spread the Gaussians by little against the resolution (Å)."""
     center, weight = center_of_mass(body), body.amplitude.abs().clamp(min=1e-12)
     offset, share, count = body.center - center, weight / weight.sum(), FEWEST
-    while count < min(MOST, len(body)):
-        means = KMeans(count, n_init="auto", random_state=seed).fit(offset.numpy(), sample_weight=weight.numpy())
+    while count < len(body):
+        means = KMeans(count, n_init="auto", random_state=0).fit(offset.numpy(), sample_weight=weight.numpy())
         label, place = torch.from_numpy(means.labels_).long(), torch.from_numpy(means.cluster_centers_).to(offset)
         spread = float(share @ (offset - place[label]).square().mean(1)) ** 0.5
-        if spread <= resolution / FINE:
+        if spread <= resolution / FINE or count == MOST:
             amplitude = torch.zeros(count).index_add(0, label, body.amplitude)
             return Beads(center, place, amplitude, float(share @ body.width.square() + spread**2) ** 0.5)
-        count = int(1.3 * count)
+        count = min(MOST, int(1.3 * count))
     return Beads(center, offset, body.amplitude, float(share @ body.width.square()) ** 0.5)
 
 
