@@ -224,6 +224,21 @@ def test_what_varies_is_told_from_chance(tmp_path):
         assert numbers["bic"].idxmin() == (2 if varies else 1)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_gains_that_are_known_say_whether_anything_varies(tmp_path, sign):
+    """Of the held-out particles alone: the others' are of the other sign."""
+    table, posteriors, _ = seen_badly()
+    held_out = table["held_out"].astype(int)
+    gains = sign * np.where(held_out == 1, 0.5, -0.5) + 0.1 * np.random.default_rng(0).normal(size=len(table))
+    write_posteriors(tmp_path / "posterior.npz", posteriors)
+    table.assign(held_out=held_out, gain=gains).to_csv(tmp_path / "latent.csv", index=False)
+    paths = {"latent": tmp_path / "latent.csv", "posteriors": tmp_path / "posterior.npz"}
+    latent(**paths, out=tmp_path, options=Options(clusters=2, **QUICK))
+    found = json.loads((tmp_path / "structure.json").read_text())
+    assert found["varies"] == (sign > 0)
+    assert found["variation"]["mean"] == pytest.approx(0.5 * sign, abs=0.05)
+
+
 def test_the_number_of_clusters_is_found_where_none_is_given(tmp_path):
     table, posteriors, _ = seen_badly()
     write_posteriors(tmp_path / "posterior.npz", posteriors)

@@ -15,7 +15,7 @@ from gaussemble.fit import pose_mixture
 from gaussemble.fit.band import open_band
 from gaussemble.fit.heterogeneity import Options, heterogeneity
 from gaussemble.fit.pose_mixture import one_pose, prepare_search, shared
-from gaussemble.fit.poses import at_rest, domain_of
+from gaussemble.fit.poses import at_rest, compared_poses, domain_of
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.posteriors import read_posteriors
 from gaussemble.io.store import open_store, write_store
@@ -186,8 +186,16 @@ def test_one_pose_goes_where_all_particles_pull_it(tmp_path, generator):
     band = open_band(open_store(tmp_path / "particles"), white_noise_power(0.1), 16.0)
     model = pose_model()
     search = prepare_search(domain_of(model, band), band, torch.arange(300) % 10 == 0, 8, 0)
+    turned = search.half_turn  # of the arm: about each of its principal axes
+    assert torch.allclose(turned @ turned, torch.eye(3).expand(3, 3, 3), atol=1e-5)
+    assert torch.allclose(turned.diagonal(dim1=1, dim2=2).sum(1), -torch.ones(3), atol=1e-5)
+    along = torch.tensor([1.0, 0, 0])  # the arm's own, but for its wobble
+    assert sorted((turned @ along)[:, 0].sign().tolist()) == [-1, -1, 1]
     pose = one_pose(search, at_rest())
     assert model.poses is not None
+    model.landmark.copy_(model.poses.latent(*vars(at_rest().joined(pose)).values()))
+    gains = compared_poses(model, band).read(torch.arange(300)).mean(0)
+    assert abs(float(gains[0])) < 1e-3 and float(gains[1]) > 1.0  # over the neutral mixture, which is at rest
     there = model.decode(model.poses.latent(pose.rotation, pose.shift)).center[0, 16:]
     truth = bent(molecule(), torch.tensor([0.25])).center[0, 16:]
     assert float((there - truth).norm(dim=1).mean()) < 1.0  # Å; it began at 9.5

@@ -91,7 +91,7 @@ class Options(StageOptions):
         min_length=1,
         description="The model's parts that move so far that the map shows them smeared, in gemmi's syntax: their "
         "Gaussians stay as the model has them, on the scale of the others, and none are seeded on what the model "
-        "leaves. For rigid domains.",
+        "leaves. For rigid domains and poses.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the k-means and of the check of the model.")
 

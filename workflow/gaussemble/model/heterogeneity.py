@@ -92,7 +92,7 @@ class DeformableMixture(nn.Module):
     center: Tensor
     neutral_amplitude: Tensor
     neutral_width: Tensor
-    moving: Tensor
+    moving: Tensor  # (gaussian,): those that most particles do not have where they are at rest
 
     def __init__(self, design: Design, neutral: Mixture):
         super().__init__()
@@ -100,7 +100,7 @@ class DeformableMixture(nn.Module):
         self.register_buffer("center", neutral.center.clone())
         self.register_buffer("neutral_amplitude", neutral.amplitude.clone())
         self.register_buffer("neutral_width", neutral.width.clone())
-        self.register_buffer("moving", torch.zeros(len(neutral.center), dtype=torch.bool))  # as `Ground.moving`
+        self.register_buffer("moving", torch.zeros(len(neutral.center), dtype=torch.bool))
         self.encoder = Encoder(design.encoder, design.latent_dim, neutral, design.field)
         self.decoders = nn.ModuleList(Decoder(each, design.latent_dim) for each in design.decoders)
         self.register_buffer("landmark", torch.zeros(design.landmarks, design.latent_dim))
