@@ -42,6 +42,24 @@ def test_what_a_user_sets_for_a_stage_leaves_what_the_profile_says_of_the_cluste
     assert "gpu" not in found["volumes"]
 
 
+def test_poses_ask_for_no_gpu_and_go_where_there_is_none(tmp_path):
+    text = (ROOT / "profiles/slurm/config.yaml").read_text()
+    for key, value in {"partition": "all", "gpu_partition": "fast", "gpu_type": "a100"}.items():
+        text = re.sub(rf"^  {key}:", f"  {key}: {value}", text, flags=re.MULTILINE)
+    (tmp_path / "site.yaml").write_text(text)
+    poses = {"decoder": "pose", "domains": [{"selection": "B"}], "amplitude": False}
+    analyses = {"poses": {"heterogeneity": poses}, "networks": {}}
+    asked = {}
+    for job in planned(changed(DEMO, analyses=analyses), tmp_path, "--profile", "site.yaml"):
+        if job["rule"] in ("heterogeneity", "crossing"):
+            resources = dict(each.split("=", 1) for each in job["resources"].split(", "))
+            analysis = job["wildcards"].split("analysis=")[1]
+            asked[job["rule"], analysis] = [resources.get(key) for key in ("gpu", "slurm_partition", "gpu_model")]
+    for rule in ("heterogeneity", "crossing"):
+        assert asked[rule, "networks"] == ["1", "fast", "a100"]
+        assert asked[rule, "poses"][:2] == ["0", "all"] and "a100" not in asked[rule, "poses"]
+
+
 def test_latents_that_are_clustered_by_images_ask_for_more_memory(tmp_path):
     analyses = {"images": {"latent": {"method": "decoded"}}, "latents": {}}
     jobs = planned(changed(DEMO, analyses=analyses), tmp_path, "--profile", str(ROOT / "slurm"))

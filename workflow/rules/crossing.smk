@@ -30,9 +30,9 @@ rule crossing:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        **on_gpus(GPU),
-        mem_mb=memory("crossing", GPU),
-        runtime=time("crossing", GPU),
+        **on_gpus("crossing"),
+        mem_mb=memory("crossing", gpus("crossing")),
+        runtime=time("crossing", gpus("crossing")),
     params:
         options=flags("heterogeneity"),
         code=digest("gaussemble.analysis.crossing"),

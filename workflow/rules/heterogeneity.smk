@@ -34,10 +34,10 @@ rule heterogeneity:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8 * max(1, TRAINING_GPUS))
     resources:
-        **on_gpus(TRAINING_GPUS),
+        **on_gpus("heterogeneity"),
         slurm_extra=f"{SIGNAL} {site('slurm_extra', '')}".strip(),
-        mem_mb=memory("heterogeneity", TRAINING_GPUS),
-        runtime=time("heterogeneity", TRAINING_GPUS),
+        mem_mb=memory("heterogeneity", gpus("heterogeneity")),
+        runtime=time("heterogeneity", gpus("heterogeneity")),
     params:
         files=optional("region", "seeds", "model"),
         options=flags("heterogeneity"),

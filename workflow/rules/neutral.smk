@@ -29,9 +29,9 @@ rule neutral:
         "../../envs/gaussemble.yaml"
     threads: half_the_cores(8)
     resources:
-        **on_gpus(GPU),
-        mem_mb=memory("neutral", GPU),
-        runtime=time("neutral", GPU),
+        **on_gpus("neutral"),
+        mem_mb=memory("neutral", gpus("neutral")),
+        runtime=time("neutral", gpus("neutral")),
     params:
         options=flags("neutral"),
         code=digest("gaussemble.fit.neutral"),

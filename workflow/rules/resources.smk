@@ -36,14 +36,29 @@ TRAINING_GPUS = site("training_gpus", 1)  # of the stage heterogeneity
 GPU = min(1, TRAINING_GPUS)  # of other stages that use one
 
 
-def on_gpus(count):
-    """Resources of a job with so many GPUs, which may be none: where SLURM finds them."""
-    found = {
-        "gpu": count,
-        "slurm_partition": count and site("gpu_partition", None),
-        "gpu_model": count and site("gpu_type", None),
-    }
-    return {key: value for key, value in found.items() if value or key == "gpu"}
+def gpus(stage):
+    """A function for resources: the GPUs of a job of the stage, none where it works on processors alone."""
+    most = TRAINING_GPUS if stage == "heterogeneity" else GPU
+
+    def count(wildcards):
+        if stage == "neutral":
+            return most
+        vary = settings("heterogeneity", wildcards)
+        return 0 if CONSISTENCY["finds_poses"](vary) else most
+
+    return count
+
+
+def on_gpus(stage):
+    """Resources of a job of the stage: its GPUs, and where SLURM finds them."""
+    count = gpus(stage)
+
+    def place(key, of_gpus):
+        return lambda wildcards: site(of_gpus if count(wildcards) else key, None)
+
+    said = {"slurm_partition": "gpu_partition", "gpu_model": "gpu_type"}
+    given = {key: name for key, name in said.items() if GPU and site(name, None)}
+    return {"gpu": count} | {key: place(key, name) for key, name in given.items()}
 
 
 SIGNAL = "--signal=TERM@120"  # two minutes before a job's time ends: enough to write a checkpoint
@@ -111,23 +126,30 @@ def maps(stages):
     return (latent["clusters"] or 10) + axes * latent["points"]
 
 
-def memory(stage, gpus=0):
+def none(wildcards):
+    """The GPUs of most stages."""
+    return 0
+
+
+def memory(stage, gpus=none):
     """A function for resources: MB, and after each kill twice as many."""
 
     def megabytes(wildcards, attempt):
         stages = config["analyses"].get(wildcards.get("analysis"), {})
         room = stages["volumes"]["memory"] if stage == "volumes" else 0
-        needed = COSTS["megabytes"](stage, size(stage, wildcards), gpus, room)
+        needed = COSTS["megabytes"](
+            stage, size(stage, wildcards), gpus(wildcards), room
+        )
         return needed * 2 ** (attempt - 1)
 
     return megabytes
 
 
-def time(stage, gpus=0):
+def time(stage, gpus=none):
     """A function for resources: minutes, and after each kill twice as many, up to what the cluster allows."""
 
     def minutes(wildcards, attempt):
-        needed = COSTS["minutes"](stage, size(stage, wildcards), gpus)
+        needed = COSTS["minutes"](stage, size(stage, wildcards), gpus(wildcards))
         wanted = needed * 2 ** (attempt - 1)
         return min(wanted, site("longest", wanted))
 

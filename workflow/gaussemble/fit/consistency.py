@@ -31,7 +31,12 @@ def resolutions(values):
 
 def latent_length(values):
     """Numbers of a latent vector."""
-    return POSE if values["decoder"] == "pose" and not values["decoders"] else values["latent_dim"]
+    return POSE if finds_poses(values) else values["latent_dim"]
+
+
+def finds_poses(values):
+    """Whether poses are found in the place of a training."""
+    return values["decoder"] == "pose" and not values["decoders"]
 
 
 def model_keys(values):
@@ -111,7 +116,9 @@ def pose_problems(values):
         if section["kind"] == "pose":
             key = f"decoders.{number}.kind"
             yield key, "a pose decoder is the only one; set decoder: pose, or kind: rigid here"
-    if values["decoders"] or values["decoder"] != "pose":
+    if not finds_poses(values):
+        if values["find_shape"]:
+            yield "find_shape", "shapes are found with poses; set decoder: pose and one domain, or find_shape: false"
         return
     if len(values["domains"]) > 1:
         yield "domains", f"found {len(values['domains'])}; a pose decoder has one, several want decoder: rigid"
