@@ -7,7 +7,8 @@
 #              known), motion, original, cryodrgn
 # make bench-science  how much of known motions and compositions is found, beside the Bayes limit of the same particles;
 #              SET="linear ring" SNR="0.1 0.01" PARTICLES=5000 WITH="epochs=20 seeds.count=512" for some, SEED=1 for
-#              other particles, DOCKED=1 for a model of the molecule at rest (chain B moves)
+#              other particles, DOCKED=1 for a model of the molecule at rest (chain B moves),
+#              MASKED=1 for a mask round what moves
 # make clean   remove what the others wrote, except .venv
 
 PYTHON ?= python3.11
@@ -46,7 +47,7 @@ bench-%: tests/bench/%.py .venv/installed
 bench-science: .venv/installed
 	OMP_NUM_THREADS=1 PYTHONPATH=workflow $(BIN)/python tests/bench/science/run.py $(if $(SET),--set $(SET)) \
 	  $(if $(SNR),--snr $(SNR)) $(if $(PARTICLES),--particles $(PARTICLES)) $(if $(MODEL),--model $(MODEL)) \
-	  $(if $(SEED),--seed $(SEED)) $(if $(DOCKED),--docked) -- $(WITH)
+	  $(if $(SEED),--seed $(SEED)) $(if $(DOCKED),--docked) $(if $(MASKED),--masked) -- $(WITH)
 
 bench-demo: .venv/installed
 	$(BIN)/snakemake --cores $(CORES) --configfile config/demo.yaml --directory .bench --forceall

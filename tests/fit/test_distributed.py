@@ -140,10 +140,11 @@ def test_two_processes_give_what_one_gives(folder, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_find_the_poses_that_one_finds(folder, tmp_path):
+@pytest.mark.parametrize(("shape", "within"), [([], 0.01), (["--find-shape"], 0.05)], ids=["poses", "shape"])
+def test_two_processes_find_the_poses_that_one_finds(folder, tmp_path, shape, within):
     write_mixture(folder / "moving.npz", molecule(), FRAME, moving=(torch.arange(24) >= 16).numpy())
     domains = json.dumps([{"mask": str(write_arm_mask(tmp_path / "arm.mrc"))}])
-    options = ["--neutral", folder / "moving.npz", "--decoder", "pose", "--no-amplitude", "--domains", domains]
+    options = ["--neutral", folder / "moving.npz", "--decoder", "pose", "--no-amplitude", "--domains", domains, *shape]
     histories, latents = [], []
     for name, together in (("one", []), ("two", TWO)):
         ended = run(folder, tmp_path / name, *map(str, options), *together)
@@ -151,8 +152,9 @@ def test_two_processes_find_the_poses_that_one_finds(folder, tmp_path):
         assert ended.stderr.count("round 16 of 16") == 1
         histories.append(without_seconds(tmp_path / name))
         latents.append(pd.read_csv(tmp_path / name / "latent.csv"))
-    # sums in another order, and poses of nearly equal worth may come in another; the losses are some tens of nats
-    np.testing.assert_allclose(histories[1]["loss"], histories[0]["loss"], rtol=1e-2)
+    # Sums in another order, and poses of nearly equal worth may come in another; the losses are some tens of nats. A
+    # shape that is found anew is cut into beads by k-means anew too, which rounding sends another way.
+    np.testing.assert_allclose(histories[1]["loss"], histories[0]["loss"], rtol=within)
     both = np.concatenate([each[["z1", "z2", "z3"]].to_numpy() for each in latents], axis=1)
     assert np.sqrt(np.square(both[:, :3] - both[:, 3:]).mean()) < 0.1 * both[:, :3].std(0).max()
 

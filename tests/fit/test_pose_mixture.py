@@ -14,7 +14,8 @@ from gaussemble.errors import InputError
 from gaussemble.fit import pose_mixture
 from gaussemble.fit.band import open_band
 from gaussemble.fit.heterogeneity import Options, heterogeneity
-from gaussemble.fit.pose_mixture import one_pose, prepare_search, shared
+from gaussemble.fit.pose_mixture import one_pose, shared
+from gaussemble.fit.pose_search import Wanted, prepare_search
 from gaussemble.fit.poses import at_rest, compared_poses, domain_of
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.posteriors import read_posteriors
@@ -185,7 +186,7 @@ def test_one_pose_goes_where_all_particles_pull_it(tmp_path, generator):
     make_states(tmp_path, generator, torch.full((300,), 0.25))
     band = open_band(open_store(tmp_path / "particles"), white_noise_power(0.1), 16.0)
     model = pose_model()
-    search = prepare_search(domain_of(model, band), band, torch.arange(300) % 10 == 0, 8, 0)
+    search = prepare_search(domain_of(model, band), band, torch.arange(300) % 10 == 0, Wanted(8, False, 0))
     turned = search.half_turn  # of the arm: about each of its principal axes
     assert torch.allclose(turned @ turned, torch.eye(3).expand(3, 3, 3), atol=1e-5)
     assert torch.allclose(turned.diagonal(dim1=1, dim2=2).sum(1), -torch.ones(3), atol=1e-5)

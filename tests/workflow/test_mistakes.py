@@ -117,6 +117,11 @@ MISTAKES = {
         ["particles.poses", "simulated", "remove"],
     ),
     "no particles": ({"simulate": None}, ["particles.star", "simulate"]),
+    "a shape to be found where the model has it": (
+        varied(decoder="pose", domains=[{"selection": "B"}], amplitude=False, find_shape=True),
+        [f"{VARY}.find_shape", "found true", "seeds.model", "seeds.moving"],
+    ),
+    "a shape without poses": (varied(find_shape=True), [f"{VARY}.find_shape", "decoder: pose"]),
 }
 
 

@@ -141,6 +141,11 @@ def check_together():
             )
         for key, problem in CONSISTENCY["problems"](vary):
             stop(f"{here}.heterogeneity.{key}", problem)
+        if vary["find_shape"] and config["seeds"]["model"]:
+            stop(
+                f"{here}.heterogeneity.find_shape",
+                "found true; no atoms belong to a domain whose shape is found, so leave seeds.model out, or this (where the model has the domain, seeds.moving says so)",
+            )
         for kind, keys in CONSISTENCY["model_keys"](vary).items():
             check_seeds(kind, [f"{here}.heterogeneity.{key}" for key in keys])
     check_signs(config["seeds"], config["neutral"])

@@ -1,13 +1,13 @@
 """Science benchmarks: how much of a known truth the stages find, beside the Bayes-optimal score of the same particles.
 
     make bench-science [SET="linear ring"] [SNR="0.1 0.01"] [PARTICLES=5000] [SEED=1] [DOCKED=1]
-        [WITH="epochs=20 seeds.count=512"]
+        [MASKED=1] [WITH="epochs=20 seeds.count=512"]
 
 One row a set. Simulated sets, stores and fits lie in .bench/science and are used again; the tables there are
 scores.csv (every run, appended) and the printed one. WITH overrides options: of heterogeneity, or of the stage that is
 named before a dot. MODEL takes an antibody's atomic model (1HZH) in the place of the demo's molecule. With DOCKED the
 stages get an atomic model of the molecule at rest, as a user may have one; what moves is its chain B (of 1HZH: L, and H
-to residue 213).
+to residue 213). With MASKED the domain is a mask round where the map shows what moves, as a user may draw it.
 """
 
 import argparse
@@ -27,23 +27,25 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from ensembles import SETS
+from ensembles import SETS, antibody
 from scoring import oracle_probability, scores
-from simulated import Simulation, simulate
+from simulated import PIXEL, Simulation, simulate, state_maps
 
 from gaussemble.analysis import latent as latent_stage
 from gaussemble.fit import heterogeneity as heterogeneity_stage
 from gaussemble.fit import neutral as neutral_stage
 from gaussemble.fit import seeds as seeds_stage
 from gaussemble.io.files import written
-from gaussemble.io.mrc import read_map
+from gaussemble.io.mrc import read_map, write_map
 from gaussemble.options import StageOptions
 from gaussemble.prepare import consensus as consensus_stage
 from gaussemble.prepare import particles as particles_stage
+from gaussemble.quantities import Map, Mixture
 
 ROOT = Path(".bench/science")
 PARTICLES = {0.1: 5000, 0.01: 20_000}
 STAGES = {"seeds": seeds_stage, "neutral": neutral_stage, "heterogeneity": heterogeneity_stage, "latent": latent_stage}
+SOFT, LEAST = 1.5, 0.02  # of a mask: widths of what is drawn, and of the densest place what is left out
 DEFAULTS: dict[str, dict[str, Any]] = {"seeds": {"count": 1024}, "latent": {"umap": False}}
 
 
@@ -94,6 +96,21 @@ def write_docked(folder: Path, simulation: Simulation) -> Path:
         site.atom.pos += gemmi.Position(*center)
     with written(path) as temporary:
         temporary.write_text(structure.make_mmcif_document().as_string())
+    return path
+
+
+def write_mask(folder: Path, simulation: Simulation) -> Path:
+    """A mask of where there is more of what moves than of the rest, in the mean over the states."""
+    path, ensemble = folder / "moving.mrc", simulation.ensemble
+    moves = np.ptp(ensemble.center, axis=0).max(1) > 0
+    if not moves.any():  # where nothing does, what would
+        moves = antibody().arms[0]
+    states = ensemble.mixture()
+    moving, still = (
+        state_maps(Mixture(states.center[:, part], states.amplitude[:, part], SOFT * states.width[:, part])).mean(0)
+        for part in (torch.from_numpy(moves), torch.from_numpy(~moves))
+    )
+    write_map(path, Map(((moving > still) & (moving > LEAST * moving.max())).float(), PIXEL))
     return path
 
 
@@ -155,6 +172,7 @@ def benchmark(
     given: list[str],
     model: Path | None,
     docked: bool = False,
+    masked: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
     """One row of the table."""
@@ -166,10 +184,12 @@ def benchmark(
     prepare(folder, simulation)
     probability = oracle_probability(folder, simulation)
     neutral = fit_neutral(folder, chosen, write_docked(folder, simulation) if docked else None)
+    if masked:
+        chosen["heterogeneity"]["domains"] = [{"mask": str(write_mask(folder, simulation))}]
     start = time.monotonic()
     out = analyse(folder, simulation, neutral, chosen)
     row = {"set": name, "snr": snr, "particles": count, "with": " ".join(given), "seconds": time.monotonic() - start}
-    row |= {"seed": seed, "docked": docked} if seed or docked else {}
+    row |= {"seed": seed, "docked": docked, "masked": masked} if seed or docked or masked else {}
     row |= scores(simulation, probability, folder, neutral, out)
     return row | {"memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
@@ -182,6 +202,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int)
     parser.add_argument("--model", type=Path, help="an antibody, 1HZH, in the place of the demo's molecule")
     parser.add_argument("--docked", action="store_true", help="give the stages an atomic model of the molecule at rest")
+    parser.add_argument("--masked", action="store_true", help="the domain is a mask round where the map shows it")
     parser.add_argument("--seed", type=int, default=0, help="of the simulation: views, states and noise")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("given", nargs="*", metavar="key=value")
@@ -190,7 +211,14 @@ def main() -> None:
         for name in arguments.set:
             with contextlib.nullcontext() if arguments.verbose else contextlib.redirect_stderr(io.StringIO()):
                 row = benchmark(
-                    name, snr, arguments.particles, arguments.given, arguments.model, arguments.docked, arguments.seed
+                    name,
+                    snr,
+                    arguments.particles,
+                    arguments.given,
+                    arguments.model,
+                    arguments.docked,
+                    arguments.masked,
+                    arguments.seed,
                 )
             print("  ".join(f"{key} {shown(value)}" for key, value in row.items()), flush=True)
             append(ROOT / "scores.csv", row)

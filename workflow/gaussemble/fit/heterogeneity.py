@@ -29,6 +29,7 @@ from gaussemble.fit.neutral import consensus_resolution
 from gaussemble.fit.particles import particles_in_band
 from gaussemble.fit.penalties import make_penalties
 from gaussemble.fit.pose_model import model_of_poses
+from gaussemble.fit.pose_search import Wanted
 from gaussemble.fit.posterior import Posterior, Prior, displacement_told, observability
 from gaussemble.fit.regions import Ground, memberships
 from gaussemble.fit.rounds import Round, default_rounds, given_rounds, population_rounds
@@ -87,6 +88,11 @@ class Options(TrainingOptions):
     )
     domains: tuple[DomainOptions, ...] = Field(
         default=(), description="Domains of a rigid decoder; one of a pose decoder."
+    )
+    find_shape: bool = Field(
+        default=False,
+        description="With the decoder pose: find the domain's shape too, from what the map shows of it on, smeared as "
+        "that may be; a mask round the smear is the domain.",
     )
     anchors: int = Field(default=64, ge=1, description="Anchors of the hierarchical decoder.")
     embedding: int = Field(
@@ -329,7 +335,8 @@ def find(
     study = make_study(band, LOSSES[options.loss], ground.neutral, no_inputs, {None}, held_out)
     design = (decoder_design(*decoder, resolution), decoder[1])
     compared = compared_in(options, resolution)
-    model, history = model_of_poses(study, ground, design, compared, options, options.landmarks, checkpoint)
+    wanted = Wanted(options.landmarks, options.find_shape, options.seed)
+    model, history = model_of_poses(study, ground, design, compared, wanted, checkpoint)
     return model, study, history
 
 
@@ -386,6 +393,8 @@ def heterogeneity(
     moving = read_moving(neutral, len(mixture), "C1")
     ground = Ground(mixture, read_map(consensus / "map.mrc"), seeds, model)
     members = memberships(sections, keys, ground)
+    if options.find_shape:  # as the stages that compare with the model later say
+        moving = members[0] >= 0
     resolution = finest_resolution(options, store, consensus / "fsc.csv")
     with workers(options.device) as device:
         band = particles_in_band(store, consensus, mixture, compared_in(options, resolution), moving)
@@ -400,7 +409,7 @@ def heterogeneity(
         found = embed(network, study, options.refine_steps, options.seed)
         loss = losses_at(network, study, found.posterior.latent)
         if is_first():
-            network.moving.copy_(moving)
+            network.moving.copy_(network.varies if options.find_shape else moving)
             save_model(out / "model.pt", network)
             write_csv(out / "latent.csv", latent_table(study, found, loss))
             write_posteriors(out / "posterior.npz", as_posteriors(band, found.posterior, found.prior))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gaussemble.fit.band import Band
 from gaussemble.fit.distributed import barrier, share
-from gaussemble.fit.poses import compared_poses, refitted
+from gaussemble.fit.poses import compared_poses, refitted, rigid_gain
 from gaussemble.fit.posterior import Posterior, Prior
 from gaussemble.fit.scratch import Table, make_table
 from gaussemble.fit.study import Study
@@ -162,6 +162,8 @@ def spread_gain(model: DeformableMixture, gains: Table, band: Band) -> Float[Ten
     """Nats by which particles whose landmarks are not known are likelier than if the molecule were rigid."""
     blocks = torch.arange(len(gains)).split(READ)
     spread, best = torch.cat([evidence(model, gains.read(rows)) for rows in blocks]), most_likely(gains)
+    if model.rigid is not None:
+        return spread - rigid_gain(model, band)
     rigid = torch.zeros(len(gains)) if best is None else torch.cat([gains.read(rows)[:, best] for rows in blocks])
     if model.poses is not None:
         place = torch.zeros(model.latent_dim) if best is None else model.landmark[best].cpu()

@@ -13,10 +13,12 @@ of all poses are told equally well, in the domain's own frame).
 
 A motion that goes far is found in steps, each tested against the particles. A trained decoder finds only places near
 those that it already has.
+
+Where the domain's shape is not known it is found again after each round (`fit.shape`), from what a map shows of it on.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +26,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gaussemble.fit.band import Band
 from gaussemble.fit.checkpoints import read_checkpoint, write_checkpoint
 from gaussemble.fit.distributed import barrier, combine, is_first
-from gaussemble.fit.poses import FINER, Domain, Poses, ShownTable, at_rest, information, shown_table
+from gaussemble.fit.pose_search import ROUGH, Search, Shape
+from gaussemble.fit.poses import Poses, ShownTable, at_rest, domain_in, own_blocks
+from gaussemble.fit.shape import Drawn, body_again, draw, still_again
 from gaussemble.fit.study import source
+from gaussemble.physics.beads import FINE, center_of_mass
 from gaussemble.progress import say
+from gaussemble.quantities import Mixture
 
-MOST, DISK = 50_000, 8e9  # particles, evenly from all, that decide on the poses; bytes of what they show;
-ASKED = 6000  # and on which ones are worth to be tried
+ASKED = 6000  # particles that decide on which poses are worth to join
 TRIED, TAKEN = 600, 200  # poses in a round
 TURNED = 100  # of those tried that are turned by half first: many domains look much like themselves so
 ROUNDS = 16
-STRIDES = 2  # rounds of one stride
-FAR = 15.0  # Å of the first strides, of the centre and at a radius of gyration; the last are what one particle tells
-NEAREST = 0.7  # of that
 FEWEST = 5.0  # particles that a pose stands for, or it leaves
 SHARING, SHARING_ON = 60, 10  # steps of expectation maximisation after poses have joined, and after they have moved
 MOVES, LAST_MOVES = 3, 8  # in each round and after the last
 ALONE = 10  # steps of one pose for all particles
 FURTHEST = 2.0  # deviations by which a pose moves in one step, along an axis
+SMEARED = 1  # rounds before the shape is found for the first time
+NEAR = 4  # rounds that near strides have more of where it is found, for it becomes sharp by them
+ALTERNATIONS = 2  # of the domain and the rest, where it has one pose
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ class Course:
     """Where a search stands: all that a restart needs."""
 
     now: PoseMixture
+    shape: Shape
     best: PoseMixture  # of the particles that only watch
+    best_shape: Shape
     best_loss: float = 0.0  # theirs, over that of the pose at rest
     round: int = 0  # finished ones
     seconds: float = 0.0
@@ -69,74 +75,48 @@ class Course:
         """For a checkpoint."""
         mixtures = {name: getattr(self, name) for name in ("now", "best")}
         parts = {name: [one.poses.rotation, one.poses.shift, one.share] for name, one in mixtures.items()}
-        return {**vars(self), **parts}
+        shapes = {name: [list(vars(one).values()) for one in getattr(self, name)] for name in ("shape", "best_shape")}
+        return {**vars(self), **parts, **shapes}
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> "Course":
         """From a checkpoint."""
-        (first, shift, share), (best, best_shift, best_share) = content["now"], content["best"]
-        kept = {name: content[name] for name in ("best_loss", "round", "seconds", "history")}
-        return cls(PoseMixture(Poses(first, shift), share), PoseMixture(Poses(best, best_shift), best_share), **kept)
+        given = {each.name: content[each.name] for each in fields(cls)}
+        for name in ("now", "best"):
+            rotation, shift, share = content[name]
+            given[name] = PoseMixture(Poses(rotation, shift), share)
+        for name in ("shape", "best_shape"):
+            still, body = content[name]
+            given[name] = (Mixture(*still), Mixture(*body))
+        return cls(**given)
 
 
-@dataclass(frozen=True)
-class Search:
-    """What poses are looked for with."""
-
-    domain: Domain
-    seen: ShownTable  # of the particles that decide,
-    unseen: ShownTable  # and of those that only watch
-    deviation: Float[Tensor, "six six"]  # square root of the covariance of a small motion as one particle tells it
-    half_turn: Float[Tensor, "3 3 3"]  # about the domain's principal axes
-    most: int  # poses
-    seed: int
-
-    def gains(self, table: ShownTable, poses: Poses) -> Float[Tensor, "image pose"]:
-        """Of this process's particles."""
-        empty = torch.zeros(0, len(poses))
-        return torch.cat([empty, *(self.domain.gains(shown, poses) for shown in table)])
-
-    def stride(self, number: int) -> Float[Tensor, "six six"]:
-        """Square root of the covariance of what is tried in a round: from far to near in even ratios, and once more."""
-        done = min(1.0, STRIDES * (number // STRIDES) / max(1, ROUNDS - 2 * STRIDES))
-        far = torch.tensor(3 * [FAR / self.domain.beads.radius] + 3 * [FAR])
-        near = NEAREST * self.deviation.square().sum(1).sqrt()  # of each motion
-        scale = (far / near).clamp(min=1) ** (1 - done)
-        return NEAREST * scale[:, None] * self.deviation
-
-
-def prepare_search(domain: Domain, band: Band, held_out: Tensor, poses: int, seed: int) -> Search:
-    """Look at the domain in particles that decide on at most so many poses, and in those that only watch."""
-    rows = [torch.nonzero(one).flatten() for one in (~held_out, held_out)]
-    most = min(MOST, int(DISK / (4 * (FINER * domain.box) ** 2)))
-    seen, unseen = (shown_table(domain, band, one[:: max(1, -(-len(one) // most))]) for one in rows)
-    weakest = torch.tensor(3 * [1.0] + 3 * [FAR**-2], dtype=torch.float64)  # of motions that no particle shows
-    values, axes = torch.linalg.eigh(information(domain, band) + weakest.diag())
-    root = axes @ torch.diag(values.rsqrt()) @ axes.mT
-    _, principal = torch.linalg.eigh(domain.beads.offset.mT @ domain.beads.offset)
-    half_turn = 2 * principal.mT[:, :, None] * principal.mT[:, None, :] - torch.eye(3)
-    return Search(domain, seen, unseen, root.float(), half_turn, poses, seed)
-
-
-def find_poses(search: Search, checkpoint: Path | None, digest: str) -> tuple[PoseMixture, list[dict[str, Any]]]:
-    """The mixture that unseen particles like best (the last without any), and how each round went.
+def find_poses(search: Search, checkpoint: Path | None, digest: str) -> tuple[PoseMixture, Shape, list[dict[str, Any]]]:
+    """The mixture that unseen particles like best (the last without any), its matter, and how each round went.
 
     It begins with the pose at rest, or where a checkpoint of the same digest stands, and then ends the same.
     """
-    rest = PoseMixture(at_rest(), torch.ones(1))
+    rest, shape = PoseMixture(at_rest(), torch.ones(1)), (search.domain.still, search.domain.body)
     known = read_checkpoint(checkpoint, digest) if checkpoint is not None else None
-    course = Course.of(known) if known else Course(rest, rest)
+    course = Course.of(known) if known else Course(rest, shape, rest, shape)
+    start = time.monotonic() - course.seconds
+    seen, unseen = (
+        evidence(table, search.gains(table, rest.poses), rest.share) for table in (search.seen, search.unseen)
+    )
     if known:
         say(f"heterogeneity: going on after round {course.round}")
-    start = time.monotonic() - course.seconds
-    seen, unseen = (evidence(search.gains(table, rest.poses), rest.share) for table in (search.seen, search.unseen))
+        if search.wanted.shape and course.round > SMEARED:
+            search = search.of(course.shape, fineness(course.round - 1))
     gains = search.gains(search.seen, course.now.poses)
     while course.round < ROUNDS:
         course.now, gains = one_round(search, course.now, gains, course.round)
-        loss = seen - evidence(gains, course.now.share)
-        held_out = unseen - evidence(search.gains(search.unseen, course.now.poses), course.now.share)
+        if search.wanted.shape and course.round >= SMEARED:
+            search, course.now, gains = reshaped(search, course.now, gains, course.round)
+            course.shape = (search.domain.still, search.domain.body)
+        loss = seen - evidence(search.seen, gains, course.now.share)
+        held_out = unseen - evidence(search.unseen, search.gains(search.unseen, course.now.poses), course.now.share)
         if held_out < course.best_loss or not len(search.unseen):
-            course.best, course.best_loss = course.now, held_out
+            course.best, course.best_shape, course.best_loss = course.now, course.shape, held_out
         course.round, course.seconds = course.round + 1, time.monotonic() - start
         row = {"epoch": course.round, "loss": loss, "held_out_loss": held_out, "poses": len(course.now.poses)}
         course.history.append(row | {"seconds": course.seconds})
@@ -147,7 +127,39 @@ def find_poses(search: Search, checkpoint: Path | None, digest: str) -> tuple[Po
         if checkpoint is not None and is_first():
             write_checkpoint(checkpoint, digest, course.content())
         barrier()
-    return course.best, course.history
+    return course.best, course.best_shape, course.history
+
+
+def reshaped(
+    search: Search, mixture: PoseMixture, gains: Float[Tensor, "image pose"], number: int
+) -> tuple[Search, PoseMixture, Float[Tensor, "image pose"]]:
+    """The rest and the domain found again from the poses, and the poses of the new domain that are the same motions."""
+    poses, share, domain, (rows, _) = mixture.poses, mixture.share, search.domain, search.rows
+    lengths = [len(each) for each in own_blocks(len(rows))]
+    chance = (torch.softmax(share.log() + part, dim=1) for part in gains.split(lengths))
+    drawn = draw(rows, poses, chance, source(search.wanted.seed, number, 1))
+    still = still_again(domain, search.band, drawn, search.places)
+    body = body_again(replace(domain, still=still), search.band, drawn, search.reach)
+    search = search.of((still, body), fineness(number))
+    moved = search.domain.beads.center - domain.beads.center
+    poses = Poses(poses.rotation, poses.shift + poses.rotation @ moved - moved)
+    gains = search.gains(search.seen, poses)
+    return search, PoseMixture(poses, shared(gains, share, SHARING_ON)), gains
+
+
+def fineness(number: int) -> float:
+    """Of the beads of a shape that a round has found."""
+    return ROUGH if number < ROUNDS // 2 else FINE
+
+
+def rigid_shape(search: Search) -> Shape:
+    """The rest and the domain, found as a search finds them, but in the one pose at rest."""
+    domain, rows = search.domain, search.rows[0]
+    drawn = Drawn(rows, at_rest(), torch.zeros(len(rows), 1, dtype=torch.long))
+    for _ in range(ALTERNATIONS):
+        domain = domain_in(domain.still, body_again(domain, search.band, drawn, search.reach), search.band)
+        domain = replace(domain, still=still_again(domain, search.band, drawn, search.places))
+    return domain.still, domain.body
 
 
 def one_pose(search: Search, poses: Poses) -> Poses:
@@ -158,6 +170,19 @@ def one_pose(search: Search, poses: Poses) -> Poses:
         gains = search.gains(search.seen, found.poses)
         found = PoseMixture(pulled_on(search, found, gains), found.share)
     return found.poses
+
+
+def from_mean(mixture: PoseMixture, body: Mixture) -> tuple[PoseMixture, Mixture]:
+    """The same distribution, counted from its mean pose, and the body at rest there.
+
+    Where the shape was found the body is at rest as it happened to be; so that of another half is at the same place.
+    """
+    poses, share, center = mixture.poses, mixture.share, center_of_mass(body)
+    left, _, right = torch.linalg.svd(torch.einsum("k,kij->ij", share, poses.rotation))
+    proper = torch.diag(torch.tensor([1.0, 1.0, float(torch.linalg.det(left @ right))]))
+    mean, shift = left @ proper @ right, share @ poses.shift
+    resting = Mixture((body.center - center) @ mean.mT + center + shift, body.amplitude, body.width)
+    return PoseMixture(Poses(poses.rotation @ mean.mT, poses.shift - shift), share), resting
 
 
 def one_round(
@@ -171,7 +196,7 @@ def one_round(
         part = len(new) / len(poses)
         share = torch.cat([(1 - part) * share, torch.full((len(new),), part / len(new))])
     share = shared(gains, share, SHARING)
-    kept = share.argsort(descending=True)[: search.most]
+    kept = share.argsort(descending=True)[: search.wanted.poses]
     kept = kept[(share[kept] * len(search.seen) >= FEWEST) | (share[kept] == share.max())]
     poses, share, gains = poses[kept], share[kept] / share[kept].sum(), gains[:, kept]
     for _ in range(LAST_MOVES if number == ROUNDS - 1 else MOVES):
@@ -183,9 +208,10 @@ def one_round(
 
 def worth_joining(search: Search, mixture: PoseMixture, gains: Float[Tensor, "image pose"], number: int) -> Poses:
     """Of poses that are tried near known ones, those that make the particles likelier, the best first."""
-    generator, poses, share = source(search.seed, number), mixture.poses, mixture.share
+    generator, poses, share = source(search.wanted.seed, number), mixture.poses, mixture.share
     parent = torch.multinomial(share, TRIED, replacement=True, generator=generator)
-    motion = torch.randn(TRIED, 6, generator=generator) @ search.stride(number).mT
+    stride = search.stride(number, ROUNDS - NEAR * search.wanted.shape)
+    motion = torch.randn(TRIED, 6, generator=generator) @ stride.mT
     parents = poses[parent]
     about = torch.randint(3, (TURNED,), generator=generator)
     turned = torch.cat([parents.rotation[:TURNED] @ search.half_turn[about], parents.rotation[TURNED:]])
@@ -226,8 +252,9 @@ def pulled_on(search: Search, mixture: PoseMixture, gains: Float[Tensor, "image 
     return poses.moved(length.clamp(-FURTHEST, FURTHEST) @ search.deviation.mT)
 
 
-def evidence(gains: Float[Tensor, "image pose"], share: Float[Tensor, " pose"]) -> float:
-    """Mean over all particles of log p(image), poses not known, over that of images without the domain."""
-    logs = (share.log() + gains).logsumexp(1).double()
+def evidence(table: ShownTable, gains: Float[Tensor, "image pose"], share: Float[Tensor, " pose"]) -> float:
+    """Mean over all particles of log p(image), poses not known; but for a constant."""
+    alone = torch.cat([torch.zeros(0), *(table.alone[rows] for rows in own_blocks(len(table)))])
+    logs = (share.log() + gains).logsumexp(1).double() + alone.double()
     total = combine(torch.stack([logs.sum(), torch.tensor(float(len(logs)), dtype=torch.float64)]))
     return float(total[0] / total[1].clamp(min=1))

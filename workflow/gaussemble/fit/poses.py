@@ -5,7 +5,7 @@ map's frame; small motions are six numbers in the frame of the turned domain, ra
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from gaussemble.fit.band import Band, Batch, half_sums
 from gaussemble.fit.distributed import barrier, combine, share
 from gaussemble.fit.scratch import Table, make_table
 from gaussemble.model.heterogeneity import DeformableMixture
-from gaussemble.physics.beads import SIDE, Beads, beads_of, match, power_table, pull
+from gaussemble.physics.beads import FINE, SIDE, Beads, beads_of, match, power_table, pull
 from gaussemble.physics.fourier import axis_frequencies, pad_transform, to_real
 from gaussemble.physics.loops import in_threads
 from gaussemble.physics.rings import ring_multiplicity
@@ -76,13 +76,14 @@ class Shown:
     residual: Float[Tensor, "image y x"]  # with the transfer, blurred to a bead's width; of what stands still
     rotation: Float[Tensor, "image 3 3"]
     transfer: Float[Tensor, "image ring"]  # sums of its squares
+    alone: Float[Tensor, " image"]  # log-likelihood of what stands still, without the domain
 
     def __len__(self) -> int:
         return len(self.rotation)
 
     def __getitem__(self, part: slice) -> "Shown":
         """Some of them."""
-        return Shown(self.residual[part], self.rotation[part], self.transfer[part])
+        return Shown(self.residual[part], self.rotation[part], self.transfer[part], self.alone[part])
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,13 @@ class Domain:
         # what interpolation between neighbours damps
         damped = torch.sinc(y * self.pixel_size / self.finer)[:, None] * torch.sinc(x * self.pixel_size / self.finer)
         weight = batch.transfer * blur / damped.square() / ring_multiplicity(self.box)
-        left = pad_transform(weight * (batch.image - batch.predict(self.still)), self.finer * self.box)
-        residual = to_real(left, self.finer * self.box) * (self.finer * self.box) ** 2
+        left = batch.image - batch.predict(self.still)
+        padded = pad_transform(weight * left, self.finer * self.box)
+        residual = to_real(padded, self.finer * self.box) * (self.finer * self.box) ** 2
         for edge in (0, -1):  # beads beyond it are looked up there: what no image shows makes none likelier
             residual[:, edge] = residual[:, :, edge] = 0
-        return Shown(residual, batch.rotation, half_sums(batch.transfer.square(), self.box))
+        alone = -0.5 * left.abs().square().sum((1, 2))
+        return Shown(residual, batch.rotation, half_sums(batch.transfer.square(), self.box), alone)
 
     def gains(self, shown: Shown, poses: Poses) -> Float[Tensor, "image pose"]:
         """Nats by which each pose makes each image likelier than if the domain were not there."""
@@ -170,8 +173,13 @@ def domain_of(model: DeformableMixture, band: Band, finer: int = FINER) -> Domai
     body = neutral.select(moves)
     if not all(part.isfinite().all() for part in (body.center, body.amplitude, body.width)):
         raise InputError("a Gaussian of the domain is not finite; run the stage neutral again")
-    beads, table = beads_of(body, band.resolution), power_table(body, band.box, band.pixel_size)
-    return Domain(neutral.select(~moves), body, beads, table, band.box, band.pixel_size, finer)
+    return domain_in(neutral.select(~moves), body, band, finer)
+
+
+def domain_in(still: Mixture, body: Mixture, band: Band, finer: int = FINER, fine: float = FINE) -> Domain:
+    """A domain and what stands still, for particles of a band; `fine`: see `beads_of`."""
+    beads, table = beads_of(body, band.resolution, fine), power_table(body, band.box, band.pixel_size)
+    return Domain(still, body, beads, table, band.box, band.pixel_size, finer)
 
 
 @torch.no_grad()
@@ -207,32 +215,33 @@ class ShownTable:
     residual: Table
     rotation: Float[Tensor, "image 3 3"]
     transfer: Float[Tensor, "image ring"]  # zero for the particles of other processes
+    alone: Float[Tensor, " image"]  # so too
 
     def __len__(self) -> int:
         return len(self.residual)
 
     def __iter__(self) -> Iterator[Shown]:
         for rows in own_blocks(len(self)):
-            yield Shown(self.residual.read(rows), self.rotation[rows], self.transfer[rows])
+            yield Shown(self.residual.read(rows), self.rotation[rows], self.transfer[rows], self.alone[rows])
 
 
 def shown_of(domain: Domain, band: Band, rows: Int[Tensor, " row"]) -> Shown:
     """What the particles of some rows show of the domain; as many as memory has room for."""
     parts = [domain.shown(band.batch(part)) for part in rows.split(BLOCK)]
-    return Shown(*(torch.cat([getattr(part, name) for part in parts]) for name in ("residual", "rotation", "transfer")))
+    return Shown(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Shown)))
 
 
 @torch.no_grad()
 def shown_table(domain: Domain, band: Band, rows: Int[Tensor, " row"]) -> ShownTable:
     """What the particles of some rows show of the domain."""
     table = make_table(len(rows), (FINER * domain.box, FINER * domain.box), np.float32)
-    transfer = torch.zeros(len(rows), domain.table.shape[1])
+    transfer, alone = torch.zeros(len(rows), domain.table.shape[1]), torch.zeros(len(rows))
     for part in progress(own_blocks(len(rows)), "looking at the domain"):
         shown = shown_of(domain, band, rows[part])
         table.write(int(part[0]), shown.residual)
-        transfer[part] = shown.transfer
+        transfer[part], alone[part] = shown.transfer, shown.alone
     barrier()
-    return ShownTable(table, band.particles.rotation[rows].float(), transfer)
+    return ShownTable(table, band.particles.rotation[rows].float(), transfer, alone)
 
 
 @torch.no_grad()
@@ -268,6 +277,17 @@ def refitted(model: DeformableMixture, band: Band, latent: Float[Tensor, " laten
     total, all_power = cross.double().sum(0), power.double().sum(0)
     factor = torch.where(all_power > 0, total / all_power.clamp(min=1e-30), 1.0).float()
     return cross @ (factor - 1) - 0.5 * power @ (factor.square() - 1)
+
+
+@torch.no_grad()
+def rigid_gain(model: DeformableMixture, band: Band) -> Float[Tensor, " image"]:
+    """Nats by which the model's rigid molecule makes each particle likelier than its neutral mixture does."""
+    rigid, neutral, found = model.rigid, model.neutral.to("cpu"), torch.zeros(len(band))
+    assert rigid is not None
+    for rows, batch in band.batches(BLOCK):
+        one, other = (batch.image - batch.predict(mixture) for mixture in (rigid.to("cpu"), neutral))
+        found[rows] = 0.5 * (other.abs().square() - one.abs().square()).sum((1, 2))
+    return combine(found)
 
 
 def own_blocks(count: int) -> Sequence[Int[Tensor, " row"]]:

@@ -20,7 +20,7 @@ from gaussemble.model.encoders import Encoder, EncoderDesign, Evidence
 from gaussemble.model.pose import PoseDecoder
 from gaussemble.quantities import Mixture
 
-FORMAT = 4
+FORMAT = 5
 SOFTPLUS_ONE = 0.541324854612918  # softplus of it is 1: an output of zero leaves an amplitude as it is
 
 Transition = Literal["fixed", "trainable"]
@@ -93,6 +93,9 @@ class DeformableMixture(nn.Module):
     neutral_amplitude: Tensor
     neutral_width: Tensor
     moving: Tensor  # (gaussian,): those that most particles do not have where they are at rest
+    rigid_center: Tensor
+    rigid_amplitude: Tensor
+    rigid_width: Tensor
 
     def __init__(self, design: Design, neutral: Mixture):
         super().__init__()
@@ -101,6 +104,8 @@ class DeformableMixture(nn.Module):
         self.register_buffer("neutral_amplitude", neutral.amplitude.clone())
         self.register_buffer("neutral_width", neutral.width.clone())
         self.register_buffer("moving", torch.zeros(len(neutral.center), dtype=torch.bool))
+        for name, none in {"center": torch.zeros(0, 3), "amplitude": torch.zeros(0), "width": torch.zeros(0)}.items():
+            self.register_buffer(f"rigid_{name}", none)
         self.encoder = Encoder(design.encoder, design.latent_dim, neutral, design.field)
         self.decoders = nn.ModuleList(Decoder(each, design.latent_dim) for each in design.decoders)
         self.register_buffer("landmark", torch.zeros(design.landmarks, design.latent_dim))
@@ -111,6 +116,16 @@ class DeformableMixture(nn.Module):
     def neutral(self) -> Mixture:
         """The mixture before any deformation."""
         return Mixture(self.center, self.neutral_amplitude, self.neutral_width)
+
+    @property
+    def rigid(self) -> Mixture | None:
+        """The molecule as it looks best if nothing moves; None where that is the neutral mixture."""
+        mixture = Mixture(self.rigid_center, self.rigid_amplitude, self.rigid_width)
+        return mixture if len(mixture) else None
+
+    def set_rigid(self, mixture: Mixture) -> None:
+        """Keep the molecule as it looks best if nothing moves."""
+        self.rigid_center, self.rigid_amplitude, self.rigid_width = mixture.center, mixture.amplitude, mixture.width
 
     @property
     def latent_dim(self) -> int:
@@ -237,6 +252,7 @@ def load_model(path: Path) -> DeformableMixture:
         state = content["state"]
         neutral = Mixture(state["center"], state["neutral_amplitude"], state["neutral_width"])
         model = DeformableMixture(Design.of(content["design"]), neutral)
+        model.set_rigid(Mixture(state["rigid_center"], state["rigid_amplitude"], state["rigid_width"]))
         model.load_state_dict(state)
     except InputError:
         raise

@@ -323,6 +323,13 @@ def with_mates(cells: Float[Tensor, "depth row column 3"]) -> Tensor:
     return cells
 
 
+def shell_weights(sums: Sums, volume: int = 0) -> Float[Tensor, " ring"]:
+    """Mean weight of a volume's cells in each shell: of rings of the box, as `divide` counts them."""
+    shell = (_radius(sums.box, sums.padding) / sums.padding + 0.5).long().flatten()
+    total = torch.bincount(shell, weights=with_mates(sums.cells[volume])[..., 2].flatten())
+    return (total / torch.bincount(shell).clamp(min=1))[: sums.box // 2 + 1].float()
+
+
 def divide(sums: Sums, volume: int = 0, snr: Float[Tensor, " ring"] | None = None) -> Float[Tensor, "z y x"]:
     """Map of one volume's sums.
 

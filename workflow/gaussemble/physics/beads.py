@@ -58,7 +58,7 @@ def center_of_mass(body: Mixture) -> Float[Tensor, "3"]:
     return weight @ body.center / weight.sum()
 
 
-def beads_of(body: Mixture, resolution: float) -> Beads:
+def beads_of(body: Mixture, resolution: float, fine: float = FINE) -> Beads:
     """So few beads, centres of k-means, as spread the Gaussians by little against the resolution (Å)."""
     center, weight = center_of_mass(body), body.amplitude.abs().clamp(min=1e-12)
     offset, share, count = body.center - center, weight / weight.sum(), FEWEST
@@ -66,7 +66,7 @@ def beads_of(body: Mixture, resolution: float) -> Beads:
         means = KMeans(count, n_init="auto", random_state=0).fit(offset.numpy(), sample_weight=weight.numpy())
         label, place = torch.from_numpy(means.labels_).long(), torch.from_numpy(means.cluster_centers_).to(offset)
         spread = float(share @ (offset - place[label]).square().mean(1)) ** 0.5
-        if spread <= resolution / FINE or count == MOST:
+        if spread <= resolution / fine or count == MOST:
             amplitude = torch.zeros(count).index_add(0, label, body.amplitude)
             return Beads(center, place, amplitude, float(share @ body.width.square() + spread**2) ** 0.5)
         count = min(MOST, int(1.3 * count))

@@ -1,0 +1,343 @@
+"""The shape of a domain and of the rest, from particles whose poses are known or looked for: the tiny arm."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from gaussemble.analysis.chance import gain
+from gaussemble.analysis.crossing import crossing
+from gaussemble.analysis.recovery import predicted_by_neighbours, variance_explained
+from gaussemble.fit import pose_mixture
+from gaussemble.fit.band import open_band
+from gaussemble.fit.heterogeneity import Options, heterogeneity
+from gaussemble.fit.pose_mixture import PoseMixture, from_mean
+from gaussemble.fit.poses import Poses, domain_in
+from gaussemble.fit.shape import Drawn, amplitudes, body_again, draw, lattice, reach_of, still_again
+from gaussemble.io.mixtures import write_mixture
+from gaussemble.io.mrc import write_map
+from gaussemble.io.store import open_store, write_store
+from gaussemble.model.heterogeneity import load_model, save_model
+from gaussemble.physics.backprojection import empty_sums, insert, shell_weights
+from gaussemble.physics.beads import center_of_mass
+from gaussemble.physics.projection import project
+from gaussemble.physics.rotations import random_rotations
+from gaussemble.quantities import Map, Mixture
+from made_heterogeneity import FRAME, make_inputs
+from made_poses import ARM, pose_model
+from tiny import BOX, PIXEL, images, molecule, particles, white_noise_power
+
+RESOLUTION = 14.0
+
+
+def turned_and_shifted(count: int, generator: torch.Generator) -> Poses:
+    """Poses all round, centres up to 40 Å away along each axis."""
+    return Poses(random_rotations(count, generator).float(), 80 * torch.rand(count, 3, generator=generator) - 40)
+
+
+def placed(body: Mixture, center: torch.Tensor, poses: Poses) -> torch.Tensor:
+    """(pose, gaussian, 3): the body at its poses, about a centre."""
+    return (body.center - center) @ poses.rotation.mT + (center + poses.shift)[:, None]
+
+
+@pytest.fixture
+def posed(tmp_path, generator):
+    """A band of 1,500 particles of low noise with the arm at one of 40 poses, the domain, and which pose each has."""
+    mixture, known = molecule(), particles(1500, generator)
+    still, body = mixture.select(~ARM), mixture.select(ARM)
+    poses = turned_and_shifted(40, generator)
+    number = torch.randint(40, (1500,), generator=generator)
+    noise_power = white_noise_power(0.02)
+    write_store(tmp_path / "empty", known, torch.zeros(1500, BOX, BOX), PIXEL)
+    domain = domain_in(still, body, open_band(open_store(tmp_path / "empty"), noise_power, RESOLUTION))
+    center = torch.cat([still.center.expand(1500, -1, -1), placed(body, domain.beads.center, poses)[number]], dim=1)
+    whole = Mixture(center, mixture.amplitude.expand(1500, -1), mixture.width.expand(1500, -1))
+    write_store(tmp_path / "store", known, images(known, whole, 0.02, generator), PIXEL)
+    band = open_band(open_store(tmp_path / "store"), noise_power, RESOLUTION)
+    return band, domain, Drawn(torch.arange(1500), poses, number[:, None].expand(-1, 4))
+
+
+def unlike(found: Mixture, truth: Mixture) -> float:
+    """Power of the difference of two mixtures' projections over that of the second's, within the resolution."""
+    rotation = random_rotations(20, torch.Generator().manual_seed(5)).float()
+    one, other = (project(each, rotation, 24, BOX * PIXEL / 24) for each in (found, truth))
+    y, x = torch.fft.fftfreq(24, BOX * PIXEL / 24), torch.arange(13) / (BOX * PIXEL)
+    inside = (y[:, None].square() + x.square()).sqrt() < 1 / RESOLUTION
+    return float((one - other)[:, inside].abs().square().sum() / other[:, inside].abs().square().sum())
+
+
+def test_a_body_is_found_where_its_poses_say(posed):
+    band, domain, drawn = posed
+    body = body_again(domain, band, drawn, reach=40.0)
+    assert unlike(body, domain.body) < 0.01
+    assert float(body.amplitude.sum()) == pytest.approx(float(domain.body.amplitude.sum()), rel=0.05)
+    mirrored = Mixture(domain.body.center * torch.tensor([1.0, -1, 1]), domain.body.amplitude, domain.body.width)
+    assert unlike(mirrored, domain.body) > 0.05  # what the same error of a hand would be
+    shifted = Mixture(domain.body.center + PIXEL / 2, domain.body.amplitude, domain.body.width)
+    assert unlike(shifted, domain.body) > 0.05
+
+
+def test_the_rest_is_found_without_the_body(posed):
+    """From Gaussians in the right places with other amplitudes; one of them holds negative density."""
+    band, domain, drawn = posed
+    still = domain.still
+    wrong = Mixture(still.center, torch.linspace(0.2, 2.0, 16), still.width)
+    found = still_again(domain, band, drawn, wrong)
+    assert len(found) == 16
+    torch.testing.assert_close(found.amplitude, still.amplitude, atol=0.05, rtol=0.05)
+    negative = Mixture(still.center, torch.where(torch.arange(16) == 3, -1.0, 1.0), still.width)
+    assert (still_again(domain, band, drawn, negative).amplitude > 0).all(), "none that would have to change its sign"
+
+
+def test_signs_stay(generator):
+    truth = Mixture(molecule().center, torch.where(ARM, -0.7, 1.2), molecule().width)
+    sums, rotation = empty_sums(1, 24, 2), random_rotations(800, generator).float()
+    pixel = BOX * PIXEL / 24
+    slices = project(truth, rotation, 24, pixel)
+    slices[:, 0, 0] = 0  # as whitened images: what all of it sums to is not in them
+    weight = torch.ones(800, 24, 13)
+    weight[:, 0, 0] = 0
+    insert(sums, slices, weight, rotation, torch.stack([torch.arange(800), torch.zeros(800, dtype=torch.long)], dim=1))
+    found = amplitudes(sums, Mixture(truth.center, truth.amplitude.sign(), truth.width), pixel)
+    torch.testing.assert_close(found, truth.amplitude, atol=0.1, rtol=0.1)
+
+
+def test_weights_of_shells_are_what_slices_put_there(generator):
+    """Of slices with one weight everywhere the sums fall as 1/k; without their mates the plane x = 0 would be low."""
+    sums, rotation = empty_sums(1, 24, 2), random_rotations(3000, generator).float()
+    slices = torch.zeros(3000, 24, 13, dtype=torch.complex64)
+    pairs = torch.stack([torch.arange(3000), torch.zeros(3000, dtype=torch.long)], dim=1)
+    insert(sums, slices, torch.ones(3000, 24, 13), rotation, pairs)
+    weight = shell_weights(sums)
+    ring = torch.arange(3, 11)  # nearer to the origin the width of a shell is no longer small
+    assert len(weight) == 13
+    torch.testing.assert_close(weight[ring] * ring / (weight[5] * 5), torch.ones(8), atol=0.05, rtol=0)
+
+
+def test_draws_follow_the_posteriors(generator):
+    chance = torch.tensor([[0.7, 0.2, 0.1]]).repeat(3000, 1)
+    poses = turned_and_shifted(3, generator)
+    blocks = chance.split(512)
+    drawn = draw(torch.arange(3000), poses, blocks, generator)
+    share = torch.bincount(drawn.number.flatten(), minlength=3) / drawn.number.numel()
+    torch.testing.assert_close(share, chance[0], atol=0.02, rtol=0)
+    short = draw(torch.arange(3), poses, [torch.tensor([[0.5, 0.0, 0.0]] * 3)], generator)  # rounding may end below 1
+    assert int(short.number.max()) <= 2
+
+
+def test_processes_draw_and_sum_what_one_does(posed, generator, monkeypatch):
+    """The shares of two processes, one after the other: `combine` is the only thing that they do together."""
+    band, domain, drawn = posed
+    chance = torch.rand(1500, 40, generator=generator)
+    chance = chance / chance.sum(1, keepdim=True)
+
+    def of_own(start: int, stop: int) -> tuple[Drawn, list[torch.Tensor]]:
+        monkeypatch.setattr("gaussemble.fit.poses.share", lambda count: slice(start, stop))
+        parts: list[torch.Tensor] = []
+        monkeypatch.setattr("gaussemble.fit.shape.combine", lambda cells: parts.append(cells) or cells)
+        again = draw(drawn.rows, drawn.poses, chance[start:stop].split(512), torch.Generator().manual_seed(1))
+        body_again(domain, band, again, 40.0)
+        still_again(domain, band, again, domain.still)
+        return again, parts
+
+    whole, sums = of_own(0, 1500)
+    first, one = of_own(0, 700)
+    second, other = of_own(700, 1500)
+    assert torch.equal(torch.cat([first.number[:700], second.number[700:]]), whole.number)
+    for all_of_them, *two in zip(sums, one, other, strict=True):
+        torch.testing.assert_close(sum(two), all_of_them, atol=1e-4 * float(all_of_them.abs().max()), rtol=0)
+
+
+def test_a_lattice_fills_its_ball_with_no_more_than_is_bearable():
+    place, apart = lattice(30.0, 6.0)
+    assert float(place.norm(dim=1).max()) <= 30 and len(place) == pytest.approx(4.19 * 5**3, rel=0.1)
+    assert apart == 6.0
+    place, apart = lattice(300.0, 6.0)
+    assert len(place) < 3300 and apart > 30
+    assert len(lattice(1.0, 6.0)[0]) == 1
+
+
+def test_a_domain_reaches_as_far_as_nearly_all_of_it():
+    axis = torch.linspace(-30, 30, 301)
+    line = torch.stack([axis, 0 * axis, 0 * axis], dim=1) + torch.tensor([5.0, 7, -3])
+    dust = line.mean(0) + torch.tensor([[200.0, 0, 0], [-200.0, 0, 0]])
+    body = Mixture(
+        torch.cat([line, dust]), torch.cat([torch.ones(301), torch.full((2,), 0.5)]), torch.full((303,), 3.0)
+    )
+    assert reach_of(body, 6.0) == pytest.approx(36.0, abs=0.5)
+
+
+def test_a_distribution_counted_from_its_mean_is_the_same(generator):
+    body, share = molecule().select(ARM), torch.rand(30, generator=generator)
+    share = share / share.sum()
+    near = torch.matrix_exp(
+        0.3 * torch.linalg.cross(torch.randn(30, 1, 3, generator=generator), torch.eye(3)[None], dim=2)
+    )
+    turn = random_rotations(1, generator).float()
+    poses = Poses(near @ turn, 80 * torch.rand(30, 3, generator=generator) - 40)
+    after, resting = from_mean(PoseMixture(poses, share), body)
+    before = placed(body, center_of_mass(body), poses)
+    torch.testing.assert_close(placed(resting, center_of_mass(resting), after.poses), before, atol=1e-3, rtol=0)
+    assert float((share @ after.poses.shift).norm()) < 1e-4
+    mean = torch.einsum("k,kij->ij", share, after.poses.rotation)
+    torch.testing.assert_close(mean, mean.mT, atol=1e-5, rtol=0)  # no turn is left in it
+    assert float(torch.linalg.eigvalsh(mean).min()) > 0.5
+
+
+# --- with poses that are looked for ----------------------------------------------------------------------------------
+
+
+def swung(angle: torch.Tensor) -> Mixture:
+    """Each image's own molecule: the arm turned about z through the core's middle."""
+    cosine, sine, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
+    turn = torch.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], dim=-1).reshape(-1, 3, 3)
+    mixture, count = molecule(), len(angle)
+    center = mixture.center.expand(count, -1, -1).clone()
+    center[:, ARM] = center[:, ARM] @ turn.mT
+    return Mixture(center, mixture.amplitude.expand(count, -1), mixture.width.expand(count, -1))
+
+
+def make_smeared(folder, generator, angle: torch.Tensor, noise: float) -> None:
+    """The stage's inputs; the neutral mixture has the arm at many of the angles at once, as a map would show it."""
+    make_inputs(folder, 20, generator)
+    known = particles(len(angle), generator)
+    write_store(folder / "particles", known, images(known, swung(angle), noise, generator), PIXEL)
+    table = pd.read_csv(folder / "consensus/noise.csv")
+    table["power"] *= (noise / 0.05) ** 2
+    table.to_csv(folder / "consensus/noise.csv", index=False)
+    mixture, states = molecule(), swung(angle.quantile(torch.linspace(0.04, 0.96, 12)).unique())
+    count = len(states.center)
+    arm = Mixture(
+        states.center[:, ARM].flatten(0, 1), mixture.amplitude[ARM].repeat(count) / count, torch.full((8 * count,), 6.0)
+    )
+    smeared = Mixture(
+        *(torch.cat(parts) for parts in zip(vars(mixture.select(~ARM)).values(), vars(arm).values(), strict=True))
+    )
+    write_mixture(folder / "mixture.npz", smeared, FRAME)
+    grid = (torch.arange(BOX) - BOX // 2) * PIXEL
+    z, y, x = torch.meshgrid(grid, grid, grid, indexing="ij")
+    place = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
+    near = torch.cdist(place, arm.center).amin(1) < torch.cdist(place, mixture.center[:16]).amin(1)
+    write_map(folder / "arm.mrc", Map(near.float().reshape(BOX, BOX, BOX), PIXEL))
+
+
+def found(folder, out: str = "out", checkpoint=None, **changes) -> pd.DataFrame:
+    """The stage; returns latent.csv."""
+    options = {"decoder": "pose", "amplitude": False, "domains": [{"mask": folder / "arm.mrc"}], "find_shape": True}
+    heterogeneity(
+        particles=folder / "particles",
+        consensus=folder / "consensus",
+        neutral=folder / "mixture.npz",
+        out=folder / out,
+        checkpoint=checkpoint,
+        options=Options(**(options | {"resolution": 16.0} | changes)),
+    )
+    return pd.read_csv(folder / out / "latent.csv")
+
+
+def explained(table: pd.DataFrame, angle: torch.Tensor) -> float:
+    """R² of the arm's direction."""
+    truth = torch.stack([angle.cos(), angle.sin()], dim=1).numpy()
+    latent = table[[f"z{axis}" for axis in range(1, 13)]].to_numpy()
+    return variance_explained(truth, predicted_by_neighbours(latent, truth, 12))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Fewer tries than real particles want."""
+    monkeypatch.setattr(pose_mixture, "TRIED", 200)
+    monkeypatch.setattr(pose_mixture, "ROUNDS", 8)
+
+
+@torch.no_grad()
+def away(folder, table: pd.DataFrame, angle: torch.Tensor) -> float:
+    """`unlike` of what is decoded for particles and their true structures, mean over thirty of them."""
+    model, rows = load_model(folder / "model.pt"), torch.arange(0, len(table), len(table) // 30)
+    latent = torch.from_numpy(table[[f"z{axis}" for axis in range(1, 13)]].to_numpy()[rows]).float()
+    decoded, truth = model.decode(latent), swung(angle[rows])
+    return sum(unlike(one_of(decoded, row), one_of(truth, row)) for row in range(len(rows))) / len(rows)
+
+
+def mean_of(angle: torch.Tensor) -> Mixture:
+    """All their structures at once, each by its share."""
+    every = swung(angle)
+    flat = (part.flatten(0, 1) for part in vars(every).values())
+    center, amplitude, width = flat
+    return Mixture(center, amplitude / len(angle), width)
+
+
+def one_of(mixtures: Mixture, row: int) -> Mixture:
+    """One of several mixtures."""
+    return Mixture(mixtures.center[row], mixtures.amplitude[row], mixtures.width[row])
+
+
+def test_a_smeared_arm_is_found_with_its_motion(tmp_path, generator):
+    """From the smear alone: the arm becomes as compact as it is, and tells more of where it is."""
+    angle = 0.7 * torch.randn(600, generator=generator)
+    make_smeared(tmp_path, generator, angle, noise=0.1)
+    kept, table = found(tmp_path, "kept", find_shape=False), found(tmp_path)
+    assert explained(table, angle) > explained(kept, angle) + 0.1 > 0.7
+    assert table["loss"].mean() < kept["loss"].mean() - 5
+    # the smear is 0.09 of the structures' power away; the mass is not told, for what lies by the hinge may be either's
+    assert away(tmp_path / "out", table, angle) < 0.03 < 0.06 < away(tmp_path / "kept", kept, angle)
+    told = gain(table["gain"].to_numpy()[table["held_out"] == 1])
+    assert told.beyond_chance and told.mean > 10
+    rigid = load_model(tmp_path / "out/model.pt").rigid
+    assert rigid is not None and unlike(rigid, mean_of(angle)) < 0.02
+
+
+def test_where_nothing_moves_no_shape_makes_it(tmp_path, generator):
+    make_smeared(tmp_path, generator, torch.zeros(600), noise=0.2)
+    table = found(tmp_path)
+    assert not gain(table["gain"].to_numpy()[table["held_out"] == 1]).beyond_chance
+
+
+def test_killed_after_any_round_it_ends_the_same(tmp_path, generator, monkeypatch):
+    make_smeared(tmp_path, generator, 0.7 * torch.randn(200, generator=generator), noise=0.1)
+    monkeypatch.setattr(pose_mixture, "ROUNDS", 4)
+    whole = found(tmp_path, "whole")
+    path, wrote = tmp_path / "checkpoints/poses.pt", pose_mixture.write_checkpoint
+
+    def write_and_die(*arguments):
+        wrote(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pose_mixture, "write_checkpoint", write_and_die)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            found(tmp_path, "killed", path)
+    monkeypatch.setattr(pose_mixture, "write_checkpoint", wrote)
+    pd.testing.assert_frame_equal(whole, found(tmp_path, "killed", path), rtol=1e-6)
+
+
+def test_the_other_half_is_held_against_the_rigid_molecule_of_the_model(tmp_path, generator):
+    """The stage crossing: particles that do not vary gain nothing, those that do gain what the model's own do."""
+    make_smeared(tmp_path, generator, 0.7 * torch.randn(300, generator=generator), noise=0.1)
+    table = found(tmp_path)
+    generator = torch.Generator().manual_seed(11)
+    known = particles(300, generator)
+    known = replace(known, particle=known.particle + 10_000)
+    angle = 0.7 * torch.randn(300, generator=generator)
+    write_store(tmp_path / "others", known, images(known, swung(angle), 0.1, generator), PIXEL)
+    own = tmp_path / "out"
+    crossing(
+        particles=tmp_path / "others",
+        consensus=tmp_path / "consensus",
+        network=own / "model.pt",
+        posteriors=own / "posterior.npz",
+        out=tmp_path / "crossed",
+        options=Options(),
+    )
+    crossed = pd.read_csv(tmp_path / "crossed/latent.csv")
+    assert crossed["gain"].mean() == pytest.approx(table["gain"][table["held_out"] == 1].mean(), rel=0.3)
+
+
+def test_a_models_file_keeps_the_rigid_molecule(tmp_path):
+    model = pose_model()
+    save_model(tmp_path / "without.pt", model)
+    assert load_model(tmp_path / "without.pt").rigid is None
+    model.set_rigid(molecule().select(ARM))
+    save_model(tmp_path / "with.pt", model)
+    rigid = load_model(tmp_path / "with.pt").rigid
+    assert rigid is not None and torch.equal(rigid.center, molecule().center[ARM])
