@@ -1,19 +1,15 @@
 """Poses of the tiny molecule's arm, found from the one at rest: where they are, how many particles have each."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from gaussemble.analysis.chance import gain
-from gaussemble.analysis.crossing import crossing
 from gaussemble.analysis.recovery import predicted_by_neighbours, variance_explained
 from gaussemble.errors import InputError
 from gaussemble.fit import pose_mixture
 from gaussemble.fit.band import open_band
-from gaussemble.fit.heterogeneity import Options, heterogeneity
 from gaussemble.fit.pose_mixture import one_pose, shared
 from gaussemble.fit.pose_search import Wanted, prepare_search
 from gaussemble.fit.poses import at_rest, compared_poses, domain_of
@@ -23,7 +19,7 @@ from gaussemble.io.store import open_store, write_store
 from gaussemble.model.heterogeneity import load_model
 from gaussemble.quantities import Mixture
 from made_heterogeneity import FRAME, make_inputs, write_arm_mask
-from made_poses import pose_model
+from made_poses import crossed, found, found_though_killed, pose_model
 from tiny import PIXEL, bent, images, molecule, particles, white_noise_power
 
 ANGLES = (-1.9, 0.2, 1.4)  # radians; at rest the arm is in none of them, and the first is 80 Å away
@@ -47,20 +43,7 @@ def make_states(folder, generator, angle: torch.Tensor, noise: float = 0.1) -> N
     noise_table["power"] *= (noise / 0.05) ** 2
     noise_table.to_csv(folder / "consensus/noise.csv", index=False)
     write_mixture(folder / "mixture.npz", molecule(), FRAME, moving=(torch.arange(24) >= 16).numpy())
-
-
-def found(folder, out: str = "out", checkpoint=None, **changes) -> pd.DataFrame:
-    """The stage with a pose decoder of the arm; returns latent.csv."""
-    options = {"decoder": "pose", "amplitude": False, "domains": [{"mask": write_arm_mask(folder / "arm.mrc")}]}
-    heterogeneity(
-        particles=folder / "particles",
-        consensus=folder / "consensus",
-        neutral=folder / "mixture.npz",
-        out=folder / out,
-        checkpoint=checkpoint,
-        options=Options(**(options | {"resolution": 16.0} | changes)),
-    )
-    return pd.read_csv(folder / out / "latent.csv")
+    write_arm_mask(folder / "arm.mrc")
 
 
 @pytest.fixture
@@ -113,19 +96,8 @@ def test_killed_after_any_round_it_ends_the_same(three, monkeypatch):
     folder, _ = three
     monkeypatch.setattr(pose_mixture, "ROUNDS", 5)
     whole = found(folder, "whole")
-    path, wrote = folder / "checkpoints/poses.pt", pose_mixture.write_checkpoint
-
-    def write_and_die(*arguments):
-        wrote(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pose_mixture, "write_checkpoint", write_and_die)
-    for _ in range(4):
-        with pytest.raises(KeyboardInterrupt):
-            found(folder, "killed", path)
-    assert not (folder / "killed").exists() and path.exists()
-    monkeypatch.setattr(pose_mixture, "write_checkpoint", wrote)
-    pd.testing.assert_frame_equal(whole, found(folder, "killed", path), rtol=1e-6)
+    path = folder / "checkpoints/poses.pt"
+    pd.testing.assert_frame_equal(whole, found_though_killed(folder, path, 4), rtol=1e-6)
     assert not path.exists()
 
 
@@ -207,21 +179,8 @@ def test_the_other_halfs_poses_tell_particles_apart(three):
     """The stage crossing: as in the stage itself, gains over a rigid molecule and latents of twelve numbers."""
     folder, _ = three
     found(folder)
-    generator = torch.Generator().manual_seed(11)
-    known = particles(200, generator)
-    known = replace(known, particle=known.particle + 10_000)
     angle = torch.tensor(ANGLES)[torch.arange(200) % 3]
-    write_store(folder / "others", known, images(known, bent(molecule(), angle), 0.1, generator), PIXEL)
-    own = folder / "out"
-    crossing(
-        particles=folder / "others",
-        consensus=folder / "consensus",
-        network=own / "model.pt",
-        posteriors=own / "posterior.npz",
-        out=folder / "crossed",
-        options=Options(),
-    )
-    table = pd.read_csv(folder / "crossed/latent.csv")
+    table = crossed(folder, bent(molecule(), angle), 0.1)
     assert gain(table["gain"].to_numpy()).mean > 1.0
     turned = torch.stack([angle.cos(), angle.sin()], dim=1).numpy()
     latent = table[[f"z{axis}" for axis in range(1, 13)]].to_numpy()

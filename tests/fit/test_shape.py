@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from gaussemble.analysis.chance import gain
-from gaussemble.analysis.crossing import crossing
 from gaussemble.analysis.recovery import predicted_by_neighbours, variance_explained
+from gaussemble.errors import InputError
 from gaussemble.fit import pose_mixture
 from gaussemble.fit.band import open_band
-from gaussemble.fit.heterogeneity import Options, heterogeneity
 from gaussemble.fit.pose_mixture import PoseMixture, from_mean
-from gaussemble.fit.poses import Poses, domain_in
+from gaussemble.fit.poses import Poses, at_rest, domain_in
 from gaussemble.fit.shape import Drawn, amplitudes, body_again, draw, lattice, reach_of, still_again
 from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
@@ -25,7 +24,7 @@ from gaussemble.physics.projection import project
 from gaussemble.physics.rotations import random_rotations
 from gaussemble.quantities import Map, Mixture
 from made_heterogeneity import FRAME, make_inputs
-from made_poses import ARM, pose_model
+from made_poses import ARM, crossed, found, found_though_killed, pose_model
 from tiny import BOX, PIXEL, images, molecule, particles, white_noise_power
 
 RESOLUTION = 14.0
@@ -76,6 +75,16 @@ def test_a_body_is_found_where_its_poses_say(posed):
     assert unlike(mirrored, domain.body) > 0.05  # what the same error of a hand would be
     shifted = Mixture(domain.body.center + PIXEL / 2, domain.body.amplitude, domain.body.width)
     assert unlike(shifted, domain.body) > 0.05
+
+
+def test_a_domain_without_density_is_one_line(posed):
+    """Where what is said to stand still has more than there is, only negative density would be left."""
+    band, domain, drawn = posed
+    still = Mixture(domain.still.center, 3 * domain.still.amplitude, domain.still.width)
+    inside = replace(domain.beads, center=still.center.mean(0))
+    hole = Drawn(drawn.rows, at_rest(), torch.zeros(1500, 1, dtype=torch.long))
+    with pytest.raises(InputError, match="option find_shape: the particles show no density of the domain"):
+        body_again(replace(domain, still=still, beads=inside), band, hole, 3.0)
 
 
 def test_the_rest_is_found_without_the_body(posed):
@@ -222,18 +231,9 @@ def make_smeared(folder, generator, angle: torch.Tensor, noise: float) -> None:
     write_map(folder / "arm.mrc", Map(near.float().reshape(BOX, BOX, BOX), PIXEL))
 
 
-def found(folder, out: str = "out", checkpoint=None, **changes) -> pd.DataFrame:
-    """The stage; returns latent.csv."""
-    options = {"decoder": "pose", "amplitude": False, "domains": [{"mask": folder / "arm.mrc"}], "find_shape": True}
-    heterogeneity(
-        particles=folder / "particles",
-        consensus=folder / "consensus",
-        neutral=folder / "mixture.npz",
-        out=folder / out,
-        checkpoint=checkpoint,
-        options=Options(**(options | {"resolution": 16.0} | changes)),
-    )
-    return pd.read_csv(folder / out / "latent.csv")
+def shaped(folder, out: str = "out", **changes) -> pd.DataFrame:
+    """The stage, which finds the arm's shape; returns latent.csv."""
+    return found(folder, out, find_shape=True, **changes)
 
 
 def explained(table: pd.DataFrame, angle: torch.Tensor) -> float:
@@ -276,7 +276,7 @@ def test_a_smeared_arm_is_found_with_its_motion(tmp_path, generator):
     """From the smear alone: the arm becomes as compact as it is, and tells more of where it is."""
     angle = 0.7 * torch.randn(600, generator=generator)
     make_smeared(tmp_path, generator, angle, noise=0.1)
-    kept, table = found(tmp_path, "kept", find_shape=False), found(tmp_path)
+    kept, table = found(tmp_path, "kept"), shaped(tmp_path)
     assert explained(table, angle) > explained(kept, angle) + 0.1 > 0.7
     assert table["loss"].mean() < kept["loss"].mean() - 5
     # the smear is 0.09 of the structures' power away; the mass is not told, for what lies by the hinge may be either's
@@ -289,48 +289,23 @@ def test_a_smeared_arm_is_found_with_its_motion(tmp_path, generator):
 
 def test_where_nothing_moves_no_shape_makes_it(tmp_path, generator):
     make_smeared(tmp_path, generator, torch.zeros(600), noise=0.2)
-    table = found(tmp_path)
+    table = shaped(tmp_path)
     assert not gain(table["gain"].to_numpy()[table["held_out"] == 1]).beyond_chance
 
 
 def test_killed_after_any_round_it_ends_the_same(tmp_path, generator, monkeypatch):
     make_smeared(tmp_path, generator, 0.7 * torch.randn(200, generator=generator), noise=0.1)
     monkeypatch.setattr(pose_mixture, "ROUNDS", 4)
-    whole = found(tmp_path, "whole")
-    path, wrote = tmp_path / "checkpoints/poses.pt", pose_mixture.write_checkpoint
-
-    def write_and_die(*arguments):
-        wrote(*arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pose_mixture, "write_checkpoint", write_and_die)
-    for _ in range(3):
-        with pytest.raises(KeyboardInterrupt):
-            found(tmp_path, "killed", path)
-    monkeypatch.setattr(pose_mixture, "write_checkpoint", wrote)
-    pd.testing.assert_frame_equal(whole, found(tmp_path, "killed", path), rtol=1e-6)
+    whole, path = shaped(tmp_path, "whole"), tmp_path / "checkpoints/poses.pt"
+    pd.testing.assert_frame_equal(whole, found_though_killed(tmp_path, path, 3, find_shape=True), rtol=1e-6)
 
 
 def test_the_other_half_is_held_against_the_rigid_molecule_of_the_model(tmp_path, generator):
     """The stage crossing: particles that do not vary gain nothing, those that do gain what the model's own do."""
     make_smeared(tmp_path, generator, 0.7 * torch.randn(300, generator=generator), noise=0.1)
-    table = found(tmp_path)
-    generator = torch.Generator().manual_seed(11)
-    known = particles(300, generator)
-    known = replace(known, particle=known.particle + 10_000)
-    angle = 0.7 * torch.randn(300, generator=generator)
-    write_store(tmp_path / "others", known, images(known, swung(angle), 0.1, generator), PIXEL)
-    own = tmp_path / "out"
-    crossing(
-        particles=tmp_path / "others",
-        consensus=tmp_path / "consensus",
-        network=own / "model.pt",
-        posteriors=own / "posterior.npz",
-        out=tmp_path / "crossed",
-        options=Options(),
-    )
-    crossed = pd.read_csv(tmp_path / "crossed/latent.csv")
-    assert crossed["gain"].mean() == pytest.approx(table["gain"][table["held_out"] == 1].mean(), rel=0.3)
+    table = shaped(tmp_path)
+    others = crossed(tmp_path, swung(0.7 * torch.randn(300, generator=generator)), 0.1)
+    assert others["gain"].mean() == pytest.approx(table["gain"][table["held_out"] == 1].mean(), rel=0.3)
 
 
 def test_a_models_file_keeps_the_rigid_molecule(tmp_path):

@@ -18,6 +18,7 @@ from jaxtyping import Complex, Float, Int
 from scipy.optimize import nnls
 from torch import Tensor
 
+from gaussemble.errors import InputError
 from gaussemble.fit.band import Band, Batch
 from gaussemble.fit.distributed import combine
 from gaussemble.fit.poses import BLOCK, Domain, Poses, own_blocks
@@ -65,7 +66,11 @@ def draw(
 
 @torch.no_grad()
 def body_again(domain: Domain, band: Band, drawn: Drawn, reach: float) -> Mixture:
-    """The domain at rest, from the poses of particles: Gaussians on a lattice, at most `reach` Å from its centre."""
+    """The domain at rest, from the poses of particles: Gaussians on a lattice, at most `reach` Å from its centre.
+
+    Raises:
+        InputError: there is no density.
+    """
     poses, center = drawn.poses, domain.beads.center
 
     def seen(batch: Batch, number: Int[Tensor, "image time"]) -> Iterator[Slices]:
@@ -78,7 +83,10 @@ def body_again(domain: Domain, band: Band, drawn: Drawn, reach: float) -> Mixtur
     width = torch.full((len(place),), WIDE * apart)
     unit = Mixture(place, torch.ones(len(place)), width)
     amplitude = amplitudes(backprojected(band, drawn, seen), unit, band.pixel_size)
-    return without_faint(Mixture(center + place, amplitude, width))
+    body = without_faint(Mixture(center + place, amplitude, width))
+    if not len(body):
+        raise InputError("option find_shape: the particles show no density of the domain; does its mask hold one?")
+    return body
 
 
 @torch.no_grad()
@@ -154,4 +162,4 @@ def amplitudes(sums: Sums, places: Mixture, pixel_size: float) -> Float[Tensor, 
 def without_faint(mixture: Mixture) -> Mixture:
     """The Gaussians that count."""
     size = mixture.amplitude.abs()
-    return mixture.select(size > FAINTEST * size.max())
+    return mixture.select(size > FAINTEST * size.amax()) if len(size) else mixture
