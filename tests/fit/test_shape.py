@@ -70,7 +70,8 @@ def test_a_body_is_found_where_its_poses_say(posed):
     band, domain, drawn = posed
     body = body_again(domain, band, drawn, reach=40.0)
     assert unlike(body, domain.body) < 0.01
-    assert float(body.amplitude.sum()) == pytest.approx(float(domain.body.amplitude.sum()), rel=0.05)
+    # no image tells it, only that density is nowhere negative: without that it would be anything
+    assert float(body.amplitude.sum()) == pytest.approx(float(domain.body.amplitude.sum()), rel=0.1)
     mirrored = Mixture(domain.body.center * torch.tensor([1.0, -1, 1]), domain.body.amplitude, domain.body.width)
     assert unlike(mirrored, domain.body) > 0.05  # what the same error of a hand would be
     shifted = Mixture(domain.body.center + PIXEL / 2, domain.body.amplitude, domain.body.width)
@@ -175,6 +176,7 @@ def test_a_domain_reaches_as_far_as_nearly_all_of_it():
         torch.cat([line, dust]), torch.cat([torch.ones(301), torch.full((2,), 0.5)]), torch.full((303,), 3.0)
     )
     assert reach_of(body, 6.0) == pytest.approx(36.0, abs=0.5)
+    assert reach_of(body.select(torch.tensor([3])), 6.0) == pytest.approx(6.0, abs=1e-3)
 
 
 def test_a_distribution_counted_from_its_mean_is_the_same(generator):
@@ -287,9 +289,12 @@ def test_a_smeared_arm_is_found_with_its_motion(tmp_path, generator):
     assert rigid is not None and unlike(rigid, mean_of(angle)) < 0.02
 
 
-def test_where_nothing_moves_no_shape_makes_it(tmp_path, generator):
-    make_smeared(tmp_path, generator, torch.zeros(600), noise=0.2)
-    table = shaped(tmp_path)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_where_nothing_moves_no_shape_makes_it(tmp_path, seed, monkeypatch):
+    """A rigid molecule that is fitted to the others would be worse than the map's to held-out particles: 0.23 nats."""
+    monkeypatch.setattr(pose_mixture, "ROUNDS", 4)
+    make_smeared(tmp_path, torch.Generator().manual_seed(seed), torch.zeros(400), noise=0.2)
+    table = shaped(tmp_path, seed=seed)
     assert not gain(table["gain"].to_numpy()[table["held_out"] == 1]).beyond_chance
 
 

@@ -50,7 +50,7 @@ def embed(model: DeformableMixture, study: Study, steps: int, seed: int) -> Embe
         gains, gain = populate(model, study, lambda: encode_all(model, study), seed), None
     else:
         gains = compared(model, study.band)
-        gain = spread_gain(model, gains, study.band).float()
+        gain = spread_gain(model, gains, study.band, study.held_out).float()
     return Embedding(posteriors(model, study.band, gains, steps, study.device), population(model), gain)
 
 

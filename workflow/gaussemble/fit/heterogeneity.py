@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
@@ -352,6 +352,11 @@ def latent_table(study: Study, found: Embedding, loss: Float[Tensor, " image"]) 
     return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
+def unless_all(moving: Bool[Tensor, " gaussian"]) -> Bool[Tensor, " gaussian"]:
+    """Those that move; none where all do, since nothing is left to measure factors on."""
+    return moving & ~moving.all()
+
+
 def as_posteriors(band: Band, posterior: Posterior, prior: Prior) -> Posteriors:
     """What posterior.npz holds."""
     parts = (band.particles.particle, posterior.latent, posterior.covariance, prior.mean, prior.covariance)
@@ -394,7 +399,7 @@ def heterogeneity(
     ground = Ground(mixture, read_map(consensus / "map.mrc"), seeds, model)
     members = memberships(sections, keys, ground)
     if options.find_shape:  # as the stages that compare with the model later say
-        moving = members[0] >= 0
+        moving = unless_all(members[0] >= 0)
     resolution = finest_resolution(options, store, consensus / "fsc.csv")
     with workers(options.device) as device:
         band = particles_in_band(store, consensus, mixture, compared_in(options, resolution), moving)
@@ -409,7 +414,7 @@ def heterogeneity(
         found = embed(network, study, options.refine_steps, options.seed)
         loss = losses_at(network, study, found.posterior.latent)
         if is_first():
-            network.moving.copy_(network.varies if options.find_shape else moving)
+            network.moving.copy_(unless_all(network.varies) if options.find_shape else moving)
             save_model(out / "model.pt", network)
             write_csv(out / "latent.csv", latent_table(study, found, loss))
             write_posteriors(out / "posterior.npz", as_posteriors(band, found.posterior, found.prior))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gaussemble.fit.band import Band
@@ -158,16 +158,23 @@ def evidence(model: DeformableMixture, gains: Float[Tensor, "image landmark"]) -
     return torch.logsumexp(model.landmark_share.cpu().double().log() + gains, dim=1)
 
 
-def spread_gain(model: DeformableMixture, gains: Table, band: Band) -> Float[Tensor, " image"]:
-    """Nats by which particles whose landmarks are not known are likelier than if the molecule were rigid."""
+def spread_gain(
+    model: DeformableMixture, gains: Table, band: Band, judges: Bool[Tensor, " image"] | None = None
+) -> Float[Tensor, " image"]:
+    """Nats by which particles whose landmarks are not known are likelier than if the molecule were rigid.
+
+    Of two rigid molecules (`DeformableMixture.rigid`) the one that the judges (all particles, if None) like better.
+    """
     blocks = torch.arange(len(gains)).split(READ)
     spread, best = torch.cat([evidence(model, gains.read(rows)) for rows in blocks]), most_likely(gains)
-    if model.rigid is not None:
-        return spread - rigid_gain(model, band)
     rigid = torch.zeros(len(gains)) if best is None else torch.cat([gains.read(rows)[:, best] for rows in blocks])
     if model.poses is not None:
         place = torch.zeros(model.latent_dim) if best is None else model.landmark[best].cpu()
         rigid = rigid + refitted(model, band, place)
+    if model.rigid is not None:
+        other = rigid_gain(model, band)
+        better = other - rigid if judges is None or not judges.any() else (other - rigid)[judges]
+        rigid = other if float(better.double().sum()) > 0 else rigid
     return spread - rigid
 
 

@@ -26,10 +26,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gaussemble.fit.asymmetric import joined
 from gaussemble.fit.checkpoints import read_checkpoint, write_checkpoint
 from gaussemble.fit.distributed import barrier, combine, is_first
 from gaussemble.fit.pose_search import ROUGH, Search, Shape
-from gaussemble.fit.poses import Poses, ShownTable, at_rest, domain_in, own_blocks
+from gaussemble.fit.poses import Poses, ShownTable, at_rest, domain_in, log_likelihood, own_blocks
 from gaussemble.fit.shape import Drawn, body_again, draw, still_again
 from gaussemble.fit.study import source
 from gaussemble.physics.beads import FINE, center_of_mass
@@ -152,14 +153,20 @@ def fineness(number: int) -> float:
     return ROUGH if number < ROUNDS // 2 else FINE
 
 
-def rigid_shape(search: Search) -> Shape:
-    """The rest and the domain, found as a search finds them, but in the one pose at rest."""
-    domain, rows = search.domain, search.rows[0]
+def rigid_molecule(search: Search) -> Mixture:
+    """The molecule in the one pose at rest: as the map has it, or found as a search finds shapes.
+
+    The one that the particles which only watch like best, since the latter is fitted to the others.
+    """
+    domain, (rows, watch) = search.domain, search.rows
     drawn = Drawn(rows, at_rest(), torch.zeros(len(rows), 1, dtype=torch.long))
+    tried = [search.places]
     for _ in range(ALTERNATIONS):
         domain = domain_in(domain.still, body_again(domain, search.band, drawn, search.reach), search.band)
         domain = replace(domain, still=still_again(domain, search.band, drawn, search.places))
-    return domain.still, domain.body
+        tried.append(joined(domain.still, domain.body))
+    judges = watch if len(watch) else rows
+    return max(tried, key=lambda mixture: float(log_likelihood(mixture, search.band, judges).sum()))
 
 
 def one_pose(search: Search, poses: Poses) -> Poses:

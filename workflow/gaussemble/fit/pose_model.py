@@ -11,7 +11,7 @@ import torch
 
 from gaussemble.fit.asymmetric import joined
 from gaussemble.fit.checkpoints import fingerprint
-from gaussemble.fit.pose_mixture import find_poses, from_mean, one_pose, rigid_shape
+from gaussemble.fit.pose_mixture import find_poses, from_mean, one_pose, rigid_molecule
 from gaussemble.fit.pose_search import Wanted, prepare_search
 from gaussemble.fit.poses import domain_of
 from gaussemble.fit.regions import Ground
@@ -58,7 +58,7 @@ def model_of_poses(
     rigid = None
     if wanted.shape:
         found, body = from_mean(found, body)
-        rigid, neutral = joined(*rigid_shape(search)), joined(still, body)
+        rigid, neutral = rigid_molecule(search), joined(still, body)
         member = torch.cat([torch.full((len(still),), -1), torch.zeros(len(body), dtype=torch.long)])
         whole = replace(whole, gaussians=len(neutral), decoders=(replace(design, gaussians=len(body)),))
         search = search.of((still, body))

@@ -63,8 +63,9 @@ class Search(Looked):
         return min(self.farthest, reach_of(self.domain.body, APART * self.band.resolution))
 
     def of(self, shape: Shape, fine: float = FINE) -> "Search":
-        """The same for other matter; `fine`: see `beads_of`."""
-        return replace(self, **vars(look(domain_in(*shape, self.band, fine=fine), self.band, self.rows)))
+        """The same for other matter, whose tables take the place of this one's; `fine`: see `beads_of`."""
+        domain = domain_in(*shape, self.band, fine=fine)
+        return replace(self, **vars(look(domain, self.band, self.rows, (self.seen, self.unseen))))
 
     def stride(self, number: int, rounds: int) -> Float[Tensor, "six six"]:
         """Square root of the covariance of what is tried in a round: from far to near in even ratios, and on so."""
@@ -85,9 +86,14 @@ def prepare_search(domain: Domain, band: Band, held_out: Tensor, wanted: Wanted)
     return Search(**vars(look(domain, band, rows)), band=band, rows=rows, **more)
 
 
-def look(domain: Domain, band: Band, rows: tuple[Tensor, Tensor]) -> Looked:
-    """A domain in particles that decide, and in those that only watch."""
-    seen, unseen = (shown_table(domain, band, one) for one in rows)
+def look(
+    domain: Domain,
+    band: Band,
+    rows: tuple[Tensor, Tensor],
+    over: tuple[ShownTable | None, ShownTable | None] = (None, None),
+) -> Looked:
+    """A domain in particles that decide, and in those that only watch; `over`: tables of them to be written over."""
+    seen, unseen = (shown_table(domain, band, *each) for each in zip(rows, over, strict=True))
     weakest = torch.tensor(3 * [1.0] + 3 * [FAR**-2], dtype=torch.float64)  # of motions that no particle shows
     values, axes = torch.linalg.eigh(information(domain, band) + weakest.diag())
     root = axes @ torch.diag(values.rsqrt()) @ axes.mT

@@ -232,9 +232,10 @@ def shown_of(domain: Domain, band: Band, rows: Int[Tensor, " row"]) -> Shown:
 
 
 @torch.no_grad()
-def shown_table(domain: Domain, band: Band, rows: Int[Tensor, " row"]) -> ShownTable:
-    """What the particles of some rows show of the domain."""
-    table = make_table(len(rows), (FINER * domain.box, FINER * domain.box), np.float32)
+def shown_table(domain: Domain, band: Band, rows: Int[Tensor, " row"], over: ShownTable | None = None) -> ShownTable:
+    """What the particles of some rows show of the domain; `over`: a table of the same rows that is written over."""
+    shape = (FINER * domain.box, FINER * domain.box)
+    table = make_table(len(rows), shape, np.float32) if over is None else over.residual
     transfer, alone = torch.zeros(len(rows), domain.table.shape[1]), torch.zeros(len(rows))
     for part in progress(own_blocks(len(rows)), "looking at the domain"):
         shown = shown_of(domain, band, rows[part])
@@ -279,14 +280,22 @@ def refitted(model: DeformableMixture, band: Band, latent: Float[Tensor, " laten
     return cross @ (factor - 1) - 0.5 * power @ (factor.square() - 1)
 
 
-@torch.no_grad()
 def rigid_gain(model: DeformableMixture, band: Band) -> Float[Tensor, " image"]:
     """Nats by which the model's rigid molecule makes each particle likelier than its neutral mixture does."""
-    rigid, neutral, found = model.rigid, model.neutral.to("cpu"), torch.zeros(len(band))
-    assert rigid is not None
-    for rows, batch in band.batches(BLOCK):
-        one, other = (batch.image - batch.predict(mixture) for mixture in (rigid.to("cpu"), neutral))
-        found[rows] = 0.5 * (other.abs().square() - one.abs().square()).sum((1, 2))
+    assert model.rigid is not None
+    rows = torch.arange(len(band))
+    rigid, neutral = (log_likelihood(mixture.to("cpu"), band, rows) for mixture in (model.rigid, model.neutral))
+    return (rigid - neutral).float()
+
+
+@torch.no_grad()
+def log_likelihood(mixture: Mixture, band: Band, rows: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+    """Of some particles if all were this mixture, from all processes; but for a constant."""
+    found = torch.zeros(len(rows), dtype=torch.float64)
+    for block in own_blocks(len(rows)):
+        for part in block.split(BLOCK):
+            batch = band.batch(rows[part])
+            found[part] = -0.5 * (batch.image - batch.predict(mixture)).abs().square().sum((1, 2)).double()
     return combine(found)
 
 

@@ -6,8 +6,8 @@ images do to a map; and what they show without the domain adds up to the rest. I
 maximisation for densities, to which the search for poses is the other one. (Multi-body refinement, Nakane et al., eLife
 2018, does it with one best pose of each particle and from a map that shows the domain.)
 
-Densities are Gaussians whose amplitudes are found by least squares, each ring with the weight that the particles give
-it. None changes its sign: that also tells the mean, which images do not (ring 0 never counts).
+Densities are Gaussians whose amplitudes are found by least squares, each ring with the mean weight of its cells. None
+changes its sign: that also tells the mean, which images do not (ring 0 never counts).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +19,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from gaussemble.errors import InputError
+from gaussemble.fit.asymmetric import joined
 from gaussemble.fit.band import Band, Batch
 from gaussemble.fit.distributed import combine
 from gaussemble.fit.poses import BLOCK, Domain, Poses, own_blocks
@@ -91,18 +92,24 @@ def body_again(domain: Domain, band: Band, drawn: Drawn, reach: float) -> Mixtur
 
 @torch.no_grad()
 def still_again(domain: Domain, band: Band, drawn: Drawn, places: Mixture) -> Mixture:
-    """What stands still, from what particles show beside the domain: Gaussians where `places` has some."""
+    """What stands still, from what particles show beside the domain: Gaussians where `places` has some.
+
+    Of many, those far from the domain stay as they are.
+    """
     beads, poses = domain.beads, drawn.poses
     placed = beads.placed(poses.rotation, poses.shift)
     width = torch.full_like(beads.amplitude, beads.width)
+    order = (places.center - beads.center).norm(dim=1).argsort()
+    near, far = (places.select(part.sort().values) for part in (order[:MOST], order[MOST:]))
 
     def seen(batch: Batch, number: Int[Tensor, "image time"]) -> Iterator[Slices]:
         one = number[:, 0]
         body = Mixture(placed[one], beads.amplitude.expand(len(one), -1), width.expand(len(one), -1))
-        yield batch.image - batch.predict(body), batch.rotation
+        left = batch.image - batch.predict(body)
+        yield left - batch.predict(far) if len(far) else left, batch.rotation
 
-    amplitude = amplitudes(backprojected(band, drawn, seen), places, band.pixel_size)
-    return without_faint(Mixture(places.center, amplitude, places.width))
+    amplitude = amplitudes(backprojected(band, drawn, seen), near, band.pixel_size)
+    return joined(without_faint(Mixture(near.center, amplitude, near.width)), far)
 
 
 def backprojected(band: Band, drawn: Drawn, seen: Callable[[Batch, Tensor], Iterator[Slices]]) -> Sums:
@@ -122,7 +129,7 @@ def reach_of(body: Mixture, apart: float) -> float:
     """Å from its centre of mass that hold nearly all of a domain, and `apart` beyond."""
     away, order = (body.center - center_of_mass(body)).norm(dim=1).sort()
     mass = body.amplitude.abs()[order].cumsum(0)
-    return float(away[mass <= MASS * mass[-1]].max()) + apart
+    return float(away[mass >= MASS * mass[-1]].min()) + apart
 
 
 def lattice(reach: float, apart: float) -> tuple[Float[Tensor, "place 3"], float]:
@@ -138,6 +145,8 @@ def amplitudes(sums: Sums, places: Mixture, pixel_size: float) -> Float[Tensor, 
     rotation = random_rotations(SLICES, torch.Generator().manual_seed(0)).float()
     index, frequency = half_disc(sums.box)
     wave = frequency / (sums.box * pixel_size)  # 1/Å
+    # Not times k, as the likelihood would have it (a slice has k of a shell's k² cells): poses are least certain where
+    # detail is finest, and held-out particles liked the shapes less (docs/science.md)
     weight = spread(shell_weights(sums), sums.box) * ring_multiplicity(sums.box)
     root = (weight / weight.max()).flatten()[index].sqrt()
     target = project_map(divide(sums), rotation).flatten(start_dim=1)[:, index] * root
@@ -151,11 +160,12 @@ def amplitudes(sums: Sums, places: Mixture, pixel_size: float) -> Float[Tensor, 
         square += (real.mT @ real + imaginary.mT @ imaginary).double()
         cross += (real.mT @ own.real + imaginary.mT @ own.imag).double()
     square += RIDGE * square.diagonal().mean() * torch.eye(len(places))
-    root_square = torch.linalg.cholesky(
-        square
-    )  # |L' a - inv(L) cross|² is the same problem with as few rows as columns
-    right = torch.linalg.solve_triangular(root_square, cross[:, None], upper=False)[:, 0]
-    found, _ = nnls(root_square.mT.numpy(), right.numpy(), maxiter=20 * len(places))
+    try:  # |L' a - inv(L) cross|² is the same problem, with as few rows as columns
+        root_square = torch.linalg.cholesky(square)
+        right = torch.linalg.solve_triangular(root_square, cross[:, None], upper=False)[:, 0]
+        found, _ = nnls(root_square.mT.numpy(), right.numpy(), maxiter=20 * len(places))
+    except RuntimeError as error:  # torch's of what is not finite, scipy's of too many steps
+        raise InputError(f"option find_shape: densities cannot be told from these particles ({error})") from error
     return (torch.from_numpy(found) * places.amplitude.sign()).float()
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
@@ -63,7 +64,8 @@ def beads_of(body: Mixture, resolution: float, fine: float = FINE) -> Beads:
     center, weight = center_of_mass(body), body.amplitude.abs().clamp(min=1e-12)
     offset, share, count = body.center - center, weight / weight.sum(), FEWEST
     while count < len(body):
-        means = KMeans(count, n_init="auto", random_state=0).fit(offset.numpy(), sample_weight=weight.numpy())
+        with threadpool_limits(1):  # several threads sum in the order in which they end
+            means = KMeans(count, n_init="auto", random_state=0).fit(offset.numpy(), sample_weight=weight.numpy())
         label, place = torch.from_numpy(means.labels_).long(), torch.from_numpy(means.cluster_centers_).to(offset)
         spread = float(share @ (offset - place[label]).square().mean(1)) ** 0.5
         if spread <= resolution / fine or count == MOST:
