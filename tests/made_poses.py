@@ -1,4 +1,4 @@
-"""A model of the tiny molecule whose arm has a pose, and the stage heterogeneity that looks for poses."""
+"""A model of the tiny molecule whose arm has a pose, particles of it, and the stage that looks for their poses."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from gaussemble.model.encoders import NO_ENCODER
 from gaussemble.model.heterogeneity import DeformableMixture, Design, build_model
 from gaussemble.model.pose import POSE
 from gaussemble.quantities import Mixture
-from tiny import BOX, PIXEL, images, molecule, particles
+from made_heterogeneity import NOISE, make_inputs
+from tiny import BOX, PIXEL, bent, images, molecule, particles
 
 ARM = torch.arange(24) >= 16
 
@@ -26,6 +27,16 @@ def pose_model(landmarks: int = 2) -> DeformableMixture:
     arm = DecoderDesign("main", "pose", 8, True, False, False, length=16.0, hidden=8, layers=1, dropout=0.0, domains=1)
     design = Design(24, POSE, BOX * PIXEL, NO_ENCODER, (arm,), landmarks=landmarks)
     return build_model(design, molecule(), [torch.where(ARM, 0, -1)], seed=0)
+
+
+def make_bent(folder: Path, generator: torch.Generator, angle: torch.Tensor, noise: float) -> None:
+    """The stage's inputs, with particles whose arms are at these angles and noise of a standard deviation."""
+    make_inputs(folder, 20, generator)
+    known = particles(len(angle), generator)
+    write_store(folder / "particles", known, images(known, bent(molecule(), angle), noise, generator), PIXEL)
+    table = pd.read_csv(folder / "consensus/noise.csv")
+    table["power"] *= (noise / NOISE) ** 2
+    table.to_csv(folder / "consensus/noise.csv", index=False)
 
 
 def found(folder: Path, out: str = "out", checkpoint: Path | None = None, **changes) -> pd.DataFrame:

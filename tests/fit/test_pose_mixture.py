@@ -18,9 +18,9 @@ from gaussemble.io.posteriors import read_posteriors
 from gaussemble.io.store import open_store, write_store
 from gaussemble.model.heterogeneity import load_model
 from gaussemble.quantities import Mixture
-from made_heterogeneity import FRAME, make_inputs, write_arm_mask
-from made_poses import crossed, found, found_though_killed, pose_model
-from tiny import PIXEL, bent, images, molecule, particles, white_noise_power
+from made_heterogeneity import FRAME, write_arm_mask
+from made_poses import crossed, found, found_though_killed, make_bent, pose_model
+from tiny import PIXEL, bent, molecule, white_noise_power
 
 ANGLES = (-1.9, 0.2, 1.4)  # radians; at rest the arm is in none of them, and the first is 80 Å away
 SHARES = (0.5, 0.3, 0.2)
@@ -36,12 +36,7 @@ def quick(monkeypatch):
 
 def make_states(folder, generator, angle: torch.Tensor, noise: float = 0.1) -> None:
     """The stage's inputs, with particles whose arms are at these angles; the arm is marked as moving."""
-    make_inputs(folder, 20, generator)
-    known = particles(len(angle), generator)
-    write_store(folder / "particles", known, images(known, bent(molecule(), angle), noise, generator), PIXEL)
-    noise_table = pd.read_csv(folder / "consensus/noise.csv")
-    noise_table["power"] *= (noise / 0.05) ** 2
-    noise_table.to_csv(folder / "consensus/noise.csv", index=False)
+    make_bent(folder, generator, angle, noise)
     write_mixture(folder / "mixture.npz", molecule(), FRAME, moving=(torch.arange(24) >= 16).numpy())
     write_arm_mask(folder / "arm.mrc")
 

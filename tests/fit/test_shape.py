@@ -10,6 +10,7 @@ from gaussemble.analysis.chance import gain
 from gaussemble.analysis.recovery import predicted_by_neighbours, variance_explained
 from gaussemble.errors import InputError
 from gaussemble.fit import pose_mixture
+from gaussemble.fit.asymmetric import joined
 from gaussemble.fit.band import open_band
 from gaussemble.fit.pose_mixture import PoseMixture, from_mean
 from gaussemble.fit.poses import Poses, at_rest, domain_in
@@ -23,9 +24,9 @@ from gaussemble.physics.beads import center_of_mass
 from gaussemble.physics.projection import project
 from gaussemble.physics.rotations import random_rotations
 from gaussemble.quantities import Map, Mixture
-from made_heterogeneity import FRAME, make_inputs
-from made_poses import ARM, crossed, found, found_though_killed, pose_model
-from tiny import BOX, PIXEL, images, molecule, particles, white_noise_power
+from made_heterogeneity import FRAME
+from made_poses import ARM, crossed, found, found_though_killed, make_bent, pose_model
+from tiny import BOX, PIXEL, bent, images, molecule, particles, white_noise_power
 
 RESOLUTION = 14.0
 
@@ -98,6 +99,20 @@ def test_the_rest_is_found_without_the_body(posed):
     torch.testing.assert_close(found.amplitude, still.amplitude, atol=0.05, rtol=0.05)
     negative = Mixture(still.center, torch.where(torch.arange(16) == 3, -1.0, 1.0), still.width)
     assert (still_again(domain, band, drawn, negative).amplitude > 0).all(), "none that would have to change its sign"
+
+
+def test_of_too_many_gaussians_those_far_from_the_domain_stay(posed, monkeypatch):
+    """They are taken out of the images as they are: the near ones are found right only beside them."""
+    band, domain, drawn = posed
+    monkeypatch.setattr("gaussemble.fit.shape.MOST", 10)
+    still = domain.still
+    away = (still.center - domain.beads.center).norm(dim=1)
+    near = away <= away.sort().values[9]
+    wrong = Mixture(still.center, torch.where(near, torch.linspace(0.2, 2.0, 16), still.amplitude), still.width)
+    found = still_again(domain, band, drawn, wrong)
+    torch.testing.assert_close(found.center, torch.cat([still.center[near], still.center[~near]]))
+    assert torch.equal(found.amplitude[10:], still.amplitude[~near])
+    torch.testing.assert_close(found.amplitude[:10], still.amplitude[near], atol=0.05, rtol=0.05)
 
 
 def test_signs_stay(generator):
@@ -199,33 +214,18 @@ def test_a_distribution_counted_from_its_mean_is_the_same(generator):
 # --- with poses that are looked for ----------------------------------------------------------------------------------
 
 
-def swung(angle: torch.Tensor) -> Mixture:
-    """Each image's own molecule: the arm turned about z through the core's middle."""
-    cosine, sine, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
-    turn = torch.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], dim=-1).reshape(-1, 3, 3)
-    mixture, count = molecule(), len(angle)
-    center = mixture.center.expand(count, -1, -1).clone()
-    center[:, ARM] = center[:, ARM] @ turn.mT
-    return Mixture(center, mixture.amplitude.expand(count, -1), mixture.width.expand(count, -1))
+def mean_of(angle: torch.Tensor, part: torch.Tensor | slice = slice(None)) -> Mixture:
+    """All their structures at once, or of a part of it, each by its share."""
+    center, amplitude, width = (each[:, part].flatten(0, 1) for each in vars(bent(molecule(), angle)).values())
+    return Mixture(center, amplitude / len(angle), width)
 
 
 def make_smeared(folder, generator, angle: torch.Tensor, noise: float) -> None:
     """The stage's inputs; the neutral mixture has the arm at many of the angles at once, as a map would show it."""
-    make_inputs(folder, 20, generator)
-    known = particles(len(angle), generator)
-    write_store(folder / "particles", known, images(known, swung(angle), noise, generator), PIXEL)
-    table = pd.read_csv(folder / "consensus/noise.csv")
-    table["power"] *= (noise / 0.05) ** 2
-    table.to_csv(folder / "consensus/noise.csv", index=False)
-    mixture, states = molecule(), swung(angle.quantile(torch.linspace(0.04, 0.96, 12)).unique())
-    count = len(states.center)
-    arm = Mixture(
-        states.center[:, ARM].flatten(0, 1), mixture.amplitude[ARM].repeat(count) / count, torch.full((8 * count,), 6.0)
-    )
-    smeared = Mixture(
-        *(torch.cat(parts) for parts in zip(vars(mixture.select(~ARM)).values(), vars(arm).values(), strict=True))
-    )
-    write_mixture(folder / "mixture.npz", smeared, FRAME)
+    make_bent(folder, generator, angle, noise)
+    mixture = molecule()
+    arm = mean_of(angle.quantile(torch.linspace(0.04, 0.96, 12)).unique(), ARM)
+    write_mixture(folder / "mixture.npz", joined(mixture.select(~ARM), arm), FRAME)
     grid = (torch.arange(BOX) - BOX // 2) * PIXEL
     z, y, x = torch.meshgrid(grid, grid, grid, indexing="ij")
     place = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
@@ -257,16 +257,8 @@ def away(folder, table: pd.DataFrame, angle: torch.Tensor) -> float:
     """`unlike` of what is decoded for particles and their true structures, mean over thirty of them."""
     model, rows = load_model(folder / "model.pt"), torch.arange(0, len(table), len(table) // 30)
     latent = torch.from_numpy(table[[f"z{axis}" for axis in range(1, 13)]].to_numpy()[rows]).float()
-    decoded, truth = model.decode(latent), swung(angle[rows])
+    decoded, truth = model.decode(latent), bent(molecule(), angle[rows])
     return sum(unlike(one_of(decoded, row), one_of(truth, row)) for row in range(len(rows))) / len(rows)
-
-
-def mean_of(angle: torch.Tensor) -> Mixture:
-    """All their structures at once, each by its share."""
-    every = swung(angle)
-    flat = (part.flatten(0, 1) for part in vars(every).values())
-    center, amplitude, width = flat
-    return Mixture(center, amplitude / len(angle), width)
 
 
 def one_of(mixtures: Mixture, row: int) -> Mixture:
@@ -275,13 +267,18 @@ def one_of(mixtures: Mixture, row: int) -> Mixture:
 
 
 def test_a_smeared_arm_is_found_with_its_motion(tmp_path, generator):
-    """From the smear alone: the arm becomes as compact as it is, and tells more of where it is."""
-    angle = 0.7 * torch.randn(600, generator=generator)
+    """From the smear alone: the arm becomes as compact as it is, and tells more of where it is.
+
+    Angles are even in ±1.3 rad: of a distribution with tails the last dozen particles are found or not as rounding has
+    it, with the true shape too. Six seeds with one thread and two with two came to R² of 0.976 to 0.988 (without a new
+    shape 0.64 to 0.89) and to 0.008 to 0.019 of the structures' power (0.09 to 0.12).
+    """
+    angle = 2.6 * torch.rand(600, generator=generator) - 1.3
     make_smeared(tmp_path, generator, angle, noise=0.1)
     kept, table = found(tmp_path, "kept"), shaped(tmp_path)
-    assert explained(table, angle) > explained(kept, angle) + 0.1 > 0.7
+    assert explained(table, angle) > 0.95 > 0.9 > explained(kept, angle)
     assert table["loss"].mean() < kept["loss"].mean() - 5
-    # the smear is 0.09 of the structures' power away; the mass is not told, for what lies by the hinge may be either's
+    # the mass is not told, for what lies by the hinge may be either's
     assert away(tmp_path / "out", table, angle) < 0.03 < 0.06 < away(tmp_path / "kept", kept, angle)
     told = gain(table["gain"].to_numpy()[table["held_out"] == 1])
     assert told.beyond_chance and told.mean > 10
@@ -309,7 +306,7 @@ def test_the_other_half_is_held_against_the_rigid_molecule_of_the_model(tmp_path
     """The stage crossing: particles that do not vary gain nothing, those that do gain what the model's own do."""
     make_smeared(tmp_path, generator, 0.7 * torch.randn(300, generator=generator), noise=0.1)
     table = shaped(tmp_path)
-    others = crossed(tmp_path, swung(0.7 * torch.randn(300, generator=generator)), 0.1)
+    others = crossed(tmp_path, bent(molecule(), 0.7 * torch.randn(300, generator=generator)), 0.1)
     assert others["gain"].mean() == pytest.approx(table["gain"][table["held_out"] == 1].mean(), rel=0.3)
 
 
