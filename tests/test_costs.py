@@ -161,3 +161,18 @@ def test_presets_say_what_is_expected_of_them(name):
     said = re.search(r"([0-9]+) core hours .*?, ([0-9]+) without the null run", text.replace("\n# ", " "))
     assert said is not None
     assert [float(hours) for hours in said.groups()] == pytest.approx([without + halves, without], rel=0.1)
+
+
+# Seconds of the stage for searches of 64 pixels on a core, beside one to three other such things (docs/benchmarks.md)
+SEARCHES = {
+    (10_000, False): 256, (30_000, False): 762, (10_000, True): 773, (30_000, True): 2544
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("particles", "shape"), SEARCHES)
+def test_a_search_for_poses_has_time_to_spare(particles, shape):
+    size = SMALL._replace(particles=particles, gaussians=256, poses=512, shape=shape)
+    assert 3 * SEARCHES[particles, shape] < 60 * costs.minutes("heterogeneity", size) < 6 * SEARCHES[particles, shape]
+    most = size._replace(particles=costs.SEARCHING)
+    more = costs.seconds("heterogeneity", most._replace(particles=10 * costs.SEARCHING))
+    assert more < 5 * costs.seconds("heterogeneity", most), "more only have the poses found by some"

@@ -12,6 +12,7 @@ from gaussemble.fit.poses import Domain, Poses, at_rest, information, shown_of
 from gaussemble.io.store import open_store, write_store
 from gaussemble.physics import beads
 from gaussemble.physics.beads import SIDE, Beads, beads_of, center_of_mass, power_table
+from gaussemble.physics.projection import project
 from gaussemble.physics.rotations import random_rotations
 from gaussemble.quantities import Mixture
 from tiny import PIXEL, images, molecule, particles, white_noise_power
@@ -137,11 +138,31 @@ def test_beads_keep_the_mass_and_are_as_few_as_the_resolution_wants(generator):
     fine, coarse = beads_of(body, 12.0), beads_of(body, 30.0)
     assert len(coarse.offset) < len(fine.offset) < 400
     for one, resolution in ((fine, 12.0), (coarse, 30.0)):
-        assert float(one.amplitude.sum()) == pytest.approx(float(body.amplitude.sum()), rel=1e-5)
-        assert float((one.amplitude @ one.offset).norm() / one.amplitude.sum()) < 1e-3
+        assert float(one.amplitude.sum()) == pytest.approx(float(body.amplitude.sum()), rel=0.02)
+        assert float((one.amplitude @ one.offset).norm() / one.amplitude.sum()) < 0.5
         assert 1 < one.width**2 <= 1 + (resolution / beads.FINE) ** 2 + 1e-6
     alone = beads_of(body.select(torch.arange(3)), 12.0)
     assert len(alone.offset) == 3
+
+
+def test_beads_are_no_fainter_than_the_body_where_images_tell(generator):
+    """What they leave of a compact body is orthogonal to it; with the mass near each it is 0.005 to 0.009 of its power."""
+    center = torch.randn(150, 3, generator=generator) * torch.tensor([9.0, 9, 18])
+    body = Mixture(center, torch.rand(150, generator=generator), 3 + 2 * torch.rand(150, generator=generator))
+    few, rotation = beads_of(body, 14.0), random_rotations(50, generator).float()
+    y, x = torch.fft.fftfreq(30, PIXEL), torch.arange(16) / (30 * PIXEL)
+    told = (y[:, None].square() + x.square()).sqrt() < 1 / 14
+    told[0, 0] = False
+
+    def seen(mixture: Mixture) -> torch.Tensor:
+        return project(mixture, rotation, 30, PIXEL)[:, told]
+
+    whole = seen(Mixture(body.center - few.center, body.amplitude, body.width))
+    found = seen(Mixture(few.offset, few.amplitude, torch.full_like(few.amplitude, few.width)))
+    power = float(whole.abs().square().sum())
+    assert len(few.offset) < 100
+    assert float((found - whole).abs().square().sum()) < 3e-3 * power
+    assert abs(float(((found - whole).conj() * whole).real.sum())) < 2e-3 * power
 
 
 def test_poses_move_by_the_axes_of_the_turned_body():

@@ -60,6 +60,18 @@ def test_poses_ask_for_no_gpu_and_go_where_there_is_none(tmp_path):
         assert asked[rule, "poses"][:2] == ["0", "all"] and "a100" not in asked[rule, "poses"]
 
 
+def test_a_search_for_poses_asks_for_the_time_of_as_many_as_it_may_find(tmp_path):
+    poses = {"decoder": "pose", "domains": [{"selection": "B"}], "amplitude": False}
+    analyses = {"few": {"heterogeneity": poses}, "many": {"heterogeneity": poses | {"landmarks": 4096}}}
+    asked = {}
+    for job in planned(changed(DEMO, analyses=analyses), tmp_path, "--profile", str(ROOT / "slurm")):
+        if job["rule"] == "heterogeneity":
+            resources = dict(each.split("=", 1) for each in job["resources"].split(", "))
+            asked[job["wildcards"].split("split=")[1].split(",")[0], job["wildcards"].split("analysis=")[1]] = resources
+    for split in ("full", "even", "odd"):
+        assert int(asked[split, "many"]["runtime"]) > 2 * int(asked[split, "few"]["runtime"])
+
+
 def test_latents_that_are_clustered_by_images_ask_for_more_memory(tmp_path):
     analyses = {"images": {"latent": {"method": "decoded"}}, "latents": {}}
     jobs = planned(changed(DEMO, analyses=analyses), tmp_path, "--profile", str(ROOT / "slurm"))

@@ -8,8 +8,9 @@ this file by itself, again in every job.
 import math
 from collections import namedtuple
 
-# box: pixels of the stored images; epochs: of a training (`trained`); decoded: whether `latent` finds classes by images
-Size = namedtuple("Size", "particles box gaussians epochs maps decoded", defaults=[False])
+# box: pixels of the stored images; epochs: of a training (`trained`); decoded: whether `latent` finds classes by images;
+# poses: at most so many are found, of a domain; shape: whether that is found too
+Size = namedtuple("Size", "particles box gaussians epochs maps decoded poses shape", defaults=[False, 0, False])
 Job = namedtuple("Job", "stage threads gpus megabytes minutes")
 
 # Of a stage on one core: MB of libraries and of itself, bytes a voxel of the box, bytes a particle; seconds,
@@ -36,7 +37,8 @@ COMPARED = 4  # epochs that take as long as comparing all particles with the lan
 EMBEDDED = 7  # the same of embedding by another half's network
 LANDMARKS, MOST = 4000, 2200  # bytes a voxel that the landmarks' components take, and MB at most
 HALF_MAP = 48  # bytes a voxel that the sums of one half-map take, zero-padded
-SEARCHING, SEARCHED = 50_000, 12_000  # particles, at most, by which classes are looked for; bytes of each
+SEARCHING, SEARCHED = 50_000, 12_000  # particles, at most, by which classes and poses are looked for; bytes of each
+POSES, SHAPES = (5.0, 0.04), (15.0, 0.1)  # milliseconds of a search: of each such particle, and for each pose of it
 GPU = 4000  # MB of the machine's own memory that a process with a GPU takes for CUDA's libraries
 OVERHEAD = 500  # MB: a job of a cluster has two processes of Snakemake beside it
 SEARCH = 300  # seconds that looking for many classes of many particles takes
@@ -72,6 +74,8 @@ def seconds(stage, size, processes=1):
     found += need.per_pixel * images / 1e9
     if stage == "neutral":
         found += 0.05 * size.gaussians
+    if stage == "heterogeneity" and size.poses:
+        found += min(SEARCHING, size.particles) * searching(size) / 1e3
     found += epochs(stage, size) * size.particles * milliseconds(size) / 1e3 / max(1, processes)
     if stage == "latent" and size.decoded:
         found += SEARCH
@@ -82,13 +86,19 @@ def seconds(stage, size, processes=1):
 
 def epochs(stage, size):
     """Passes over the particles, each as long as an epoch of a training."""
-    known = {"heterogeneity": AROUND + size.epochs, "crossing": EMBEDDED, "latent": COMPARED * size.decoded}
+    known = {"heterogeneity": AROUND + size.epochs * (not size.poses), "crossing": EMBEDDED, "latent": COMPARED * size.decoded}
     return known.get(stage, 0)
 
 
 def trained(epochs, em_rounds, em_epochs):
     """What a training's epochs and rounds of expectation maximisation come to, in epochs."""
     return epochs + em_rounds * (COMPARED + em_epochs)
+
+
+def searching(size):
+    """Milliseconds of a particle while poses are looked for, and the shape of what has them."""
+    parts = [POSES, SHAPES][: 1 + size.shape]
+    return sum(alone + each * size.poses for alone, each in parts)
 
 
 def milliseconds(size):

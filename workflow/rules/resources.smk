@@ -92,20 +92,22 @@ def size(stage, wildcards):
     count *= SIZES["copies"](config["particles"]["expand"])
     split = wildcards.get("split") or wildcards.get("half") or "full"
     stages = config["analyses"].get(wildcards.get("analysis"), {})
+    vary = stages.get("heterogeneity")
     uncropped = stage == "volumes" and stages["volumes"]["box"] == "original"
     return COSTS["Size"](
         particles=count if split == "full" else count // 2 + 1,
         box=original if uncropped else config["particles"]["box"] or original,
         gaussians=config["seeds"]["count"] or min(8192, config["neutral"]["most"]),
-        epochs=passes(stages) if stages else 0,
+        epochs=passes(vary) if vary else 0,
         maps=maps(stages) if stages else 0,
         decoded=decoded(stage, wildcards),
+        poses=vary["landmarks"] if vary and CONSISTENCY["finds_poses"](vary) else 0,
+        shape=bool(vary and vary["find_shape"]),
     )
 
 
-def passes(stages):
+def passes(given):
     """Of a training over the particles."""
-    given = stages["heterogeneity"]
     rounds = sum(each["epochs"] for each in given["rounds"]) or given["epochs"]
     return COSTS["trained"](rounds, given["em_rounds"], given["em_epochs"])
 

@@ -28,6 +28,8 @@ from gaussemble.quantities import Mixture
 
 FINE = 6.0  # beads spread their Gaussians by at most this part of the resolution (standard deviation along an axis)
 FEWEST, MOST = 16, 768  # beads, where there are as many Gaussians
+BLUR = 1 / 6  # of the resolution: by so much more densities are blurred in which beads are to be the body
+RIDGE = 1e-4  # of a bead's overlap with itself
 SIDE = 48  # directions along an edge of the table: 2.4 degrees apart, or less
 TURN = 0.06  # radians, of the differences that tell how the body's power changes as it turns
 
@@ -60,7 +62,11 @@ def center_of_mass(body: Mixture) -> Float[Tensor, "3"]:
 
 
 def beads_of(body: Mixture, resolution: float, fine: float = FINE) -> Beads:
-    """So few beads, centres of k-means, as spread the Gaussians by little against the resolution (Å)."""
+    """So few beads, centres of k-means, as spread the Gaussians by little against the resolution (Å).
+
+    Their amplitudes are the nearest to the body by least squares: what is left is then orthogonal to them, where what
+    k-means leaves made bodies of 26 to 91 beads fainter, by up to a hundredth.
+    """
     center, weight = center_of_mass(body), body.amplitude.abs().clamp(min=1e-12)
     offset, share, count = body.center - center, weight / weight.sum(), FEWEST
     while count < len(body):
@@ -69,10 +75,34 @@ def beads_of(body: Mixture, resolution: float, fine: float = FINE) -> Beads:
         label, place = torch.from_numpy(means.labels_).long(), torch.from_numpy(means.cluster_centers_).to(offset)
         spread = float(share @ (offset - place[label]).square().mean(1)) ** 0.5
         if spread <= resolution / fine or count == MOST:
-            amplitude = torch.zeros(count).index_add(0, label, body.amplitude)
-            return Beads(center, place, amplitude, float(share @ body.width.square() + spread**2) ** 0.5)
+            break
         count = min(MOST, int(1.3 * count))
-    return Beads(center, offset, body.amplitude, float(share @ body.width.square()) ** 0.5)
+    else:
+        place, spread = offset, 0.0
+    width = float(share @ body.width.square() + spread**2) ** 0.5
+    about = Mixture(offset, body.amplitude, body.width)
+    return Beads(center, place, _nearest(place, width, about, BLUR * resolution), width)
+
+
+def _nearest(place: Float[Tensor, "bead 3"], width: float, body: Mixture, blur: float) -> Float[Tensor, " bead"]:
+    """Amplitudes of beads, of least mean square difference to a body where both are blurred by so many Å."""
+    own = torch.full((len(place),), width)
+    among = _overlap(place, own, place, own, blur)
+    among.diagonal().mul_(1 + RIDGE)
+    onto = _overlap(place, own, body.center, body.width, blur) @ body.amplitude.double()
+    return torch.linalg.solve(among, onto).float()
+
+
+def _overlap(
+    place: Float[Tensor, "one 3"],
+    width: Float[Tensor, " one"],
+    other: Float[Tensor, "other 3"],
+    other_width: Float[Tensor, " other"],
+    blur: float,
+) -> Float[Tensor, "one other"]:
+    """Integrals of products of blurred Gaussians of unit mass; but for a constant factor."""
+    variance = (width.square()[:, None] + other_width.square() + 2 * blur**2).double()
+    return torch.exp(-torch.cdist(place, other).double().square() / (2 * variance)) / variance**1.5
 
 
 def power_table(body: Mixture, box: int, pixel_size: float) -> Float[Tensor, "direction ring"]:
