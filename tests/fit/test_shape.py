@@ -19,7 +19,7 @@ from gaussemble.io.mixtures import write_mixture
 from gaussemble.io.mrc import write_map
 from gaussemble.io.store import open_store, write_store
 from gaussemble.model.heterogeneity import load_model, save_model
-from gaussemble.physics.backprojection import empty_sums, insert, shell_weights
+from gaussemble.physics.backprojection import Sums, empty_sums, insert, shell_weights
 from gaussemble.physics.beads import center_of_mass
 from gaussemble.physics.projection import project
 from gaussemble.physics.rotations import random_rotations
@@ -29,6 +29,7 @@ from made_poses import ARM, crossed, found, found_though_killed, make_bent, pose
 from tiny import BOX, PIXEL, bent, images, molecule, particles, white_noise_power
 
 RESOLUTION = 14.0
+COARSE = BOX * PIXEL / 24  # Å, of a box of 24
 
 
 def turned_and_shifted(count: int, generator: torch.Generator) -> Poses:
@@ -56,6 +57,11 @@ def posed(tmp_path, generator):
     write_store(tmp_path / "store", known, images(known, whole, 0.02, generator), PIXEL)
     band = open_band(open_store(tmp_path / "store"), noise_power, RESOLUTION)
     return band, domain, Drawn(torch.arange(1500), poses, number[:, None].expand(-1, 4))
+
+
+def no_gaussians() -> Mixture:
+    """Nothing inside the mask."""
+    return Mixture(torch.zeros(0, 3), torch.zeros(0), torch.zeros(0))
 
 
 def unlike(found: Mixture, truth: Mixture) -> float:
@@ -94,11 +100,13 @@ def test_the_rest_is_found_without_the_body(posed):
     band, domain, drawn = posed
     still = domain.still
     wrong = Mixture(still.center, torch.linspace(0.2, 2.0, 16), still.width)
-    found = still_again(domain, band, drawn, wrong)
+    found = still_again(domain, band, drawn, (wrong, no_gaussians()))
     assert len(found) == 16
     torch.testing.assert_close(found.amplitude, still.amplitude, atol=0.05, rtol=0.05)
     negative = Mixture(still.center, torch.where(torch.arange(16) == 3, -1.0, 1.0), still.width)
-    assert (still_again(domain, band, drawn, negative).amplitude > 0).all(), "none that would have to change its sign"
+    assert (still_again(domain, band, drawn, (negative, no_gaussians())).amplitude > 0).all(), (
+        "none that would have to change its sign"
+    )
 
 
 def test_of_too_many_gaussians_those_far_from_the_domain_stay(posed, monkeypatch):
@@ -109,23 +117,36 @@ def test_of_too_many_gaussians_those_far_from_the_domain_stay(posed, monkeypatch
     away = (still.center - domain.beads.center).norm(dim=1)
     near = away <= away.sort().values[9]
     wrong = Mixture(still.center, torch.where(near, torch.linspace(0.2, 2.0, 16), still.amplitude), still.width)
-    found = still_again(domain, band, drawn, wrong)
+    found = still_again(domain, band, drawn, (wrong, no_gaussians()))
     torch.testing.assert_close(found.center, torch.cat([still.center[near], still.center[~near]]))
     assert torch.equal(found.amplitude[10:], still.amplitude[~near])
     torch.testing.assert_close(found.amplitude[:10], still.amplitude[near], atol=0.05, rtol=0.05)
 
 
+def sums_of(truth: Mixture, generator: torch.Generator) -> Sums:
+    """Of slices of a density without noise, as of whitened images: what all of it sums to is not in them."""
+    sums, rotation = empty_sums(1, 24, 2), random_rotations(800, generator).float()
+    slices, weight = project(truth, rotation, 24, COARSE), torch.ones(800, 24, 13)
+    slices[:, 0, 0] = weight[:, 0, 0] = 0
+    insert(sums, slices, weight, rotation, torch.stack([torch.arange(800), torch.zeros(800, dtype=torch.long)], dim=1))
+    return sums
+
+
 def test_signs_stay(generator):
     truth = Mixture(molecule().center, torch.where(ARM, -0.7, 1.2), molecule().width)
-    sums, rotation = empty_sums(1, 24, 2), random_rotations(800, generator).float()
-    pixel = BOX * PIXEL / 24
-    slices = project(truth, rotation, 24, pixel)
-    slices[:, 0, 0] = 0  # as whitened images: what all of it sums to is not in them
-    weight = torch.ones(800, 24, 13)
-    weight[:, 0, 0] = 0
-    insert(sums, slices, weight, rotation, torch.stack([torch.arange(800), torch.zeros(800, dtype=torch.long)], dim=1))
-    found = amplitudes(sums, Mixture(truth.center, truth.amplitude.sign(), truth.width), pixel)
+    signs = Mixture(truth.center, truth.amplitude.sign(), truth.width)
+    found = amplitudes(sums_of(truth, generator), signs, COARSE)
     torch.testing.assert_close(found, truth.amplitude, atol=0.1, rtol=0.1)
+
+
+def test_what_images_do_not_tell_stays_as_the_map_has_it(generator):
+    """Of two Gaussians at one place they tell the sum; how it is divided was known."""
+    place = torch.tensor([[-0.25, 0, 0], [0.25, 0, 0], [40, 10, 0]])
+    truth = Mixture(place, torch.tensor([1.5, 0.5, 1.0]), torch.full((3,), 6.0))
+    sums, known = sums_of(truth, generator), (torch.tensor([1.2, 0.2, 3.0]), torch.tensor([0.03, 0.03, 1.0]))
+    torch.testing.assert_close(amplitudes(sums, truth, COARSE, known), truth.amplitude, atol=0.05, rtol=0)
+    alone = amplitudes(sums, truth, COARSE)
+    assert float(alone[0] - alone[1]) < 0.5 < float(truth.amplitude[0] - truth.amplitude[1])
 
 
 def test_weights_of_shells_are_what_slices_put_there(generator):
@@ -163,7 +184,7 @@ def test_processes_draw_and_sum_what_one_does(posed, generator, monkeypatch):
         monkeypatch.setattr("gaussemble.fit.shape.combine", lambda cells: parts.append(cells) or cells)
         again = draw(drawn.rows, drawn.poses, chance[start:stop].split(512), torch.Generator().manual_seed(1))
         body_again(domain, band, again, 40.0)
-        still_again(domain, band, again, domain.still)
+        still_again(domain, band, again, (domain.still, domain.body))
         return again, parts
 
     whole, sums = of_own(0, 1500)

@@ -146,7 +146,7 @@ def test_beads_keep_the_mass_and_are_as_few_as_the_resolution_wants(generator):
 
 
 def test_beads_are_no_fainter_than_the_body_where_images_tell(generator):
-    """What they leave of a compact body is orthogonal to it; with the mass near each it is 0.005 to 0.009 of its power."""
+    """What they leave of a compact body is orthogonal to it; with the mass near each, 0.005 to 0.009 of its power."""
     center = torch.randn(150, 3, generator=generator) * torch.tensor([9.0, 9, 18])
     body = Mixture(center, torch.rand(150, generator=generator), 3 + 2 * torch.rand(150, generator=generator))
     few, rotation = beads_of(body, 14.0), random_rotations(50, generator).float()

@@ -8,7 +8,7 @@ this file by itself, again in every job.
 import math
 from collections import namedtuple
 
-# box: pixels of the stored images; epochs: of a training (`trained`); decoded: whether `latent` finds classes by images;
+# box: pixels of the stored images; epochs: of a training (`trained`); decoded: whether `latent` finds classes by them;
 # poses: at most so many are found, of a domain; shape: whether that is found too
 Size = namedtuple("Size", "particles box gaussians epochs maps decoded poses shape", defaults=[False, 0, False])
 Job = namedtuple("Job", "stage threads gpus megabytes minutes")
@@ -86,7 +86,11 @@ def seconds(stage, size, processes=1):
 
 def epochs(stage, size):
     """Passes over the particles, each as long as an epoch of a training."""
-    known = {"heterogeneity": AROUND + size.epochs * (not size.poses), "crossing": EMBEDDED, "latent": COMPARED * size.decoded}
+    known = {
+        "heterogeneity": AROUND + size.epochs * (not size.poses),
+        "crossing": EMBEDDED,
+        "latent": COMPARED * size.decoded,
+    }
     return known.get(stage, 0)
 
 

@@ -139,7 +139,7 @@ def reshaped(
     lengths = [len(each) for each in own_blocks(len(rows))]
     chance = (torch.softmax(share.log() + part, dim=1) for part in gains.split(lengths))
     drawn = draw(rows, poses, chance, source(search.wanted.seed, number, 1))
-    still = still_again(domain, search.band, drawn, search.places)
+    still = still_again(domain, search.band, drawn, search.mapped)
     body = body_again(replace(domain, still=still), search.band, drawn, search.reach)
     search = search.of((still, body), fineness(number))
     moved = search.domain.beads.center - domain.beads.center
@@ -160,10 +160,10 @@ def rigid_molecule(search: Search) -> Mixture:
     """
     domain, (rows, watch) = search.domain, search.rows
     drawn = Drawn(rows, at_rest(), torch.zeros(len(rows), 1, dtype=torch.long))
-    tried = [search.places]
+    tried = [joined(*search.mapped)]
     for _ in range(ALTERNATIONS):
         domain = domain_in(domain.still, body_again(domain, search.band, drawn, search.reach), search.band)
-        domain = replace(domain, still=still_again(domain, search.band, drawn, search.places))
+        domain = replace(domain, still=still_again(domain, search.band, drawn, search.mapped))
         tried.append(joined(domain.still, domain.body))
     judges = watch if len(watch) else rows
     return max(tried, key=lambda mixture: float(log_likelihood(mixture, search.band, judges).sum()))

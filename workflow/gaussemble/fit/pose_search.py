@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gaussemble.fit.asymmetric import joined
 from gaussemble.fit.band import Band
 from gaussemble.fit.poses import FINER, Domain, Poses, ShownTable, domain_in, information, shown_table
 from gaussemble.fit.shape import APART, reach_of
@@ -53,7 +52,7 @@ class Search(Looked):
 
     band: Band
     rows: tuple[Int[Tensor, " decide"], Int[Tensor, " watch"]]  # of the particles that decide, and of the others
-    places: Mixture  # where what stands still has Gaussians
+    mapped: Shape  # as the map has it
     farthest: float  # Å from the domain's centre to the last of what a map shows of it
     wanted: Wanted
 
@@ -82,7 +81,7 @@ def prepare_search(domain: Domain, band: Band, held_out: Tensor, wanted: Wanted)
     decide, watch = (torch.nonzero(one).flatten() for one in (~held_out, held_out))
     rows = (decide[:: max(1, -(-len(decide) // most))], watch[:: max(1, -(-len(watch) // most))])
     farthest = float((domain.body.center - domain.beads.center).norm(dim=1).max())
-    more = {"places": joined(domain.still, domain.body), "farthest": farthest, "wanted": wanted}
+    more = {"mapped": (domain.still, domain.body), "farthest": farthest, "wanted": wanted}
     return Search(**vars(look(domain, band, rows)), band=band, rows=rows, **more)
 
 

@@ -36,6 +36,7 @@ SLICES = 16  # of a density, from all directions, to which Gaussians are fitted
 APART, MOST = 1 / 2, 3000  # of the resolution: the lattice of the domain's Gaussians; of so many, or it is wider
 WIDE = 2 / 3  # of that: their widths
 MASS = 0.99  # of a domain: the rest is noise round it
+KNOWN = 1 / 4  # of the root mean square of amplitudes: how far the map's may be off, of what stands still
 RIDGE = 1e-3  # of the mean square of a column
 FAINTEST = 1e-3  # of the largest amplitude: fainter ones leave
 
@@ -91,16 +92,21 @@ def body_again(domain: Domain, band: Band, drawn: Drawn, reach: float) -> Mixtur
 
 
 @torch.no_grad()
-def still_again(domain: Domain, band: Band, drawn: Drawn, places: Mixture) -> Mixture:
-    """What stands still, from what particles show beside the domain: Gaussians where `places` has some.
+def still_again(domain: Domain, band: Band, drawn: Drawn, mapped: tuple[Mixture, Mixture]) -> Mixture:
+    """What stands still, from what particles show beside the domain: Gaussians where the map has some.
 
-    Of many, those far from the domain stay as they are.
+    `mapped`: outside the domain's mask, which the map nearly has right, and inside. Of many, those far from the domain
+    stay as they are.
     """
-    beads, poses = domain.beads, drawn.poses
+    beads, poses, places = domain.beads, drawn.poses, joined(*mapped)
+    size, outside = places.amplitude.abs(), torch.arange(len(places)) < len(mapped[0])
+    off = size.square().mean().sqrt() * torch.where(outside, KNOWN, 1.0)
     placed = beads.placed(poses.rotation, poses.shift)
     width = torch.full_like(beads.amplitude, beads.width)
     order = (places.center - beads.center).norm(dim=1).argsort()
-    near, far = (places.select(part.sort().values) for part in (order[:MOST], order[MOST:]))
+    near_by = order[:MOST].sort().values
+    near, far = places.select(near_by), places.select(order[MOST:].sort().values)
+    known = ((size * outside)[near_by], off[near_by])
 
     def seen(batch: Batch, number: Int[Tensor, "image time"]) -> Iterator[Slices]:
         one = number[:, 0]
@@ -108,7 +114,7 @@ def still_again(domain: Domain, band: Band, drawn: Drawn, places: Mixture) -> Mi
         left = batch.image - batch.predict(body)
         yield left - batch.predict(far) if len(far) else left, batch.rotation
 
-    amplitude = amplitudes(backprojected(band, drawn, seen), near, band.pixel_size)
+    amplitude = amplitudes(backprojected(band, drawn, seen), near, band.pixel_size, known)
     return joined(without_faint(Mixture(near.center, amplitude, near.width)), far)
 
 
@@ -140,8 +146,16 @@ def lattice(reach: float, apart: float) -> tuple[Float[Tensor, "place 3"], float
     return place[place.norm(dim=1) <= reach], apart
 
 
-def amplitudes(sums: Sums, places: Mixture, pixel_size: float) -> Float[Tensor, " gaussian"]:
-    """Of Gaussians, each with the sign that it has in `places`, by least squares of slices of a density's sums."""
+def amplitudes(
+    sums: Sums,
+    places: Mixture,
+    pixel_size: float,
+    known: tuple[Float[Tensor, " gaussian"], Float[Tensor, " gaussian"]] | None = None,
+) -> Float[Tensor, " gaussian"]:
+    """Of Gaussians, each with the sign that it has in `places`, by least squares of slices of a density's sums.
+
+    `known`: their sizes before anything was seen, and how far these may be off (standard deviations).
+    """
     rotation = random_rotations(SLICES, torch.Generator().manual_seed(0)).float()
     index, frequency = half_disc(sums.box)
     wave = frequency / (sums.box * pixel_size)  # 1/Å
@@ -160,6 +174,11 @@ def amplitudes(sums: Sums, places: Mixture, pixel_size: float) -> Float[Tensor, 
         square += (real.mT @ real + imaginary.mT @ imaginary).double()
         cross += (real.mT @ own.real + imaginary.mT @ own.imag).double()
     square += RIDGE * square.diagonal().mean() * torch.eye(len(places))
+    if known is not None:
+        expected, deviation = (part.double() for part in known)
+        ridge = 1 / (weight.max() * deviation.square())  # in the units of the sums, where noise has a variance of one
+        square += ridge.diag()
+        cross += ridge * expected
     try:  # |L' a - inv(L) cross|² is the same problem, with as few rows as columns
         root_square = torch.linalg.cholesky(square)
         right = torch.linalg.solve_triangular(root_square, cross[:, None], upper=False)[:, 0]

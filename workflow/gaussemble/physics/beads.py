@@ -26,7 +26,7 @@ from gaussemble.physics.projection import project
 from gaussemble.physics.rings import ring_means
 from gaussemble.quantities import Mixture
 
-FINE = 6.0  # beads spread their Gaussians by at most this part of the resolution (standard deviation along an axis)
+FINE = 9.0  # beads spread their Gaussians by at most this part of the resolution (standard deviation along an axis)
 FEWEST, MOST = 16, 768  # beads, where there are as many Gaussians
 BLUR = 1 / 6  # of the resolution: by so much more densities are blurred in which beads are to be the body
 RIDGE = 1e-4  # of a bead's overlap with itself
