@@ -67,10 +67,11 @@ def test_copies_are_as_many_as_the_group_has_rotations(name):
 
 @pytest.mark.parametrize("stage", costs.NEEDS)
 def test_more_data_never_ask_for_less(stage):
-    for field in Size._fields:
-        larger = SMALL._replace(**{field: 4 * getattr(SMALL, field)})
-        assert costs.megabytes(stage, larger) >= costs.megabytes(stage, SMALL)
-        assert costs.minutes(stage, larger) >= costs.minutes(stage, SMALL)
+    for size in (SMALL, SMALL._replace(poses=64), SMALL._replace(poses=64, shape=True)):
+        for field in Size._fields:
+            larger = size._replace(**{field: 4 * getattr(size, field)})
+            assert costs.megabytes(stage, larger) >= costs.megabytes(stage, size)
+            assert costs.minutes(stage, larger) >= costs.minutes(stage, size)
 
 
 # The largest of the demo's benchmark files, of all splits: seconds of processor time and MB (max_rss)
@@ -164,15 +165,14 @@ def test_presets_say_what_is_expected_of_them(name):
 
 
 # Seconds of the stage for searches of 64 pixels on a core, beside one to three other such things (docs/benchmarks.md)
-SEARCHES = {
-    (10_000, False): 256, (30_000, False): 762, (10_000, True): 773, (30_000, True): 2544
-}  # fmt: skip
+SEARCHES = {(10_000, False): 335, (30_000, False): 762, (10_000, True): 1235, (30_000, True): 2544}
 
 
 @pytest.mark.parametrize(("particles", "shape"), SEARCHES)
 def test_a_search_for_poses_has_time_to_spare(particles, shape):
     size = SMALL._replace(particles=particles, gaussians=256, poses=512, shape=shape)
-    assert 3 * SEARCHES[particles, shape] < 60 * costs.minutes("heterogeneity", size) < 6 * SEARCHES[particles, shape]
+    asked = 60 * costs.minutes("heterogeneity", size)
+    assert 3 * SEARCHES[particles, shape] < asked < 8 * SEARCHES[particles, shape]
     most = size._replace(particles=costs.SEARCHING)
     more = costs.seconds("heterogeneity", most._replace(particles=10 * costs.SEARCHING))
     assert more < 5 * costs.seconds("heterogeneity", most), "more only have the poses found by some"

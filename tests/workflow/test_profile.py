@@ -62,9 +62,10 @@ def test_poses_ask_for_no_gpu_and_go_where_there_is_none(tmp_path):
 
 def test_a_search_for_poses_asks_for_the_time_of_as_many_as_it_may_find(tmp_path):
     poses = {"decoder": "pose", "domains": [{"selection": "B"}], "amplitude": False}
+    simulate = DEMO["simulate"] | {"particles": 60_000}
     analyses = {"few": {"heterogeneity": poses}, "many": {"heterogeneity": poses | {"landmarks": 4096}}}
     asked = {}
-    for job in planned(changed(DEMO, analyses=analyses), tmp_path, "--profile", str(ROOT / "slurm")):
+    for job in planned(changed(DEMO, simulate=simulate, analyses=analyses), tmp_path, "--profile", str(ROOT / "slurm")):
         if job["rule"] == "heterogeneity":
             resources = dict(each.split("=", 1) for each in job["resources"].split(", "))
             asked[job["wildcards"].split("split=")[1].split(",")[0], job["wildcards"].split("analysis=")[1]] = resources

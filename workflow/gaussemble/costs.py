@@ -38,7 +38,8 @@ EMBEDDED = 7  # the same of embedding by another half's network
 LANDMARKS, MOST = 4000, 2200  # bytes a voxel that the landmarks' components take, and MB at most
 HALF_MAP = 48  # bytes a voxel that the sums of one half-map take, zero-padded
 SEARCHING, SEARCHED = 50_000, 12_000  # particles, at most, by which classes and poses are looked for; bytes of each
-POSES, SHAPES = (5.0, 0.04), (15.0, 0.1)  # milliseconds of a search: of each such particle, and for each pose of it
+POSES, SHAPES = (5.0, 0.06), (20.0, 0.16)  # milliseconds of a search: of each such particle, and for each pose of it
+FOLLOWERS = 5  # particles, at least, that a pose stands for
 GPU = 4000  # MB of the machine's own memory that a process with a GPU takes for CUDA's libraries
 OVERHEAD = 500  # MB: a job of a cluster has two processes of Snakemake beside it
 SEARCH = 300  # seconds that looking for many classes of many particles takes
@@ -102,7 +103,8 @@ def trained(epochs, em_rounds, em_epochs):
 def searching(size):
     """Milliseconds of a particle while poses are looked for, and the shape of what has them."""
     parts = [POSES, SHAPES][: 1 + size.shape]
-    return sum(alone + each * size.poses for alone, each in parts)
+    poses = min(size.poses, size.particles // FOLLOWERS)
+    return sum(alone + each * poses for alone, each in parts)
 
 
 def milliseconds(size):

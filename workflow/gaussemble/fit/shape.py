@@ -95,8 +95,8 @@ def body_again(domain: Domain, band: Band, drawn: Drawn, reach: float) -> Mixtur
 def still_again(domain: Domain, band: Band, drawn: Drawn, mapped: tuple[Mixture, Mixture]) -> Mixture:
     """What stands still, from what particles show beside the domain: Gaussians where the map has some.
 
-    `mapped`: outside the domain's mask, which the map nearly has right, and inside. Of many, those far from the domain
-    stay as they are.
+    `mapped`: outside the domain's mask, which the map nearly has right, and inside, where nothing is expected of them
+    and they may be as large as any. Of many, those far from the domain stay as they are.
     """
     beads, poses, places = domain.beads, drawn.poses, joined(*mapped)
     size, outside = places.amplitude.abs(), torch.arange(len(places)) < len(mapped[0])
@@ -154,7 +154,8 @@ def amplitudes(
 ) -> Float[Tensor, " gaussian"]:
     """Of Gaussians, each with the sign that it has in `places`, by least squares of slices of a density's sums.
 
-    `known`: their sizes before anything was seen, and how far these may be off (standard deviations).
+    `known`: sizes that are expected, and how far these may be off (standard deviations, where 1/k of what images tell
+    counts); zero, by next to nothing, where it is left out.
     """
     rotation = random_rotations(SLICES, torch.Generator().manual_seed(0)).float()
     index, frequency = half_disc(sums.box)
@@ -173,17 +174,18 @@ def amplitudes(
         real, imaginary = signed * phase.cos(), -signed * phase.sin()
         square += (real.mT @ real + imaginary.mT @ imaginary).double()
         cross += (real.mT @ own.real + imaginary.mT @ own.imag).double()
-    square += RIDGE * square.diagonal().mean() * torch.eye(len(places))
+    ridge, expected = (RIDGE * square.diagonal().mean()).expand(len(places)), torch.zeros_like(cross)
     if known is not None:
         expected, deviation = (part.double() for part in known)
-        ridge = 1 / (weight.max() * deviation.square())  # in the units of the sums, where noise has a variance of one
-        square += ridge.diag()
-        cross += ridge * expected
+        # the variance of noise is one in the sums; slices have so many times a ring's cells, divided by k
+        ridge = ridge + SLICES / (2 * PADDING**3) / (weight.max() * deviation.square())
+    square += ridge.diag()
+    cross += ridge * expected
     try:  # |L' a - inv(L) cross|² is the same problem, with as few rows as columns
         root_square = torch.linalg.cholesky(square)
         right = torch.linalg.solve_triangular(root_square, cross[:, None], upper=False)[:, 0]
         found, _ = nnls(root_square.mT.numpy(), right.numpy(), maxiter=20 * len(places))
-    except RuntimeError as error:  # torch's of what is not finite, scipy's of too many steps
+    except (RuntimeError, ValueError) as error:  # of what is not finite, or of too many steps
         raise InputError(f"option find_shape: densities cannot be told from these particles ({error})") from error
     return (torch.from_numpy(found) * places.amplitude.sign()).float()
 

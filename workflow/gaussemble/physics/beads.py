@@ -26,8 +26,8 @@ from gaussemble.physics.projection import project
 from gaussemble.physics.rings import ring_means
 from gaussemble.quantities import Mixture
 
-FINE = 9.0  # beads spread their Gaussians by at most this part of the resolution (standard deviation along an axis)
-FEWEST, MOST = 16, 768  # beads, where there are as many Gaussians
+FINE = 9.0  # beads spread their Gaussians by at most this part of the resolution (standard deviation along an axis),
+FEWEST, MOST = 16, 768  # or are so many; where there are as many Gaussians
 BLUR = 1 / 6  # of the resolution: by so much more densities are blurred in which beads are to be the body
 RIDGE = 1e-4  # of a bead's overlap with itself
 SIDE = 48  # directions along an edge of the table: 2.4 degrees apart, or less
@@ -64,8 +64,8 @@ def center_of_mass(body: Mixture) -> Float[Tensor, "3"]:
 def beads_of(body: Mixture, resolution: float, fine: float = FINE) -> Beads:
     """So few beads, centres of k-means, as spread the Gaussians by little against the resolution (Å).
 
-    Their amplitudes are the nearest to the body by least squares: what is left is then orthogonal to them, where what
-    k-means leaves made bodies of 26 to 91 beads fainter, by up to a hundredth.
+    Their amplitudes are the nearest to the body by least squares of blurred densities. With the mass near each,
+    domains as `fit.shape` finds them were fainter in images by up to a hundredth of their power.
     """
     center, weight = center_of_mass(body), body.amplitude.abs().clamp(min=1e-12)
     offset, share, count = body.center - center, weight / weight.sum(), FEWEST
@@ -102,7 +102,7 @@ def _overlap(
 ) -> Float[Tensor, "one other"]:
     """Integrals of products of blurred Gaussians of unit mass; but for a constant factor."""
     variance = (width.square()[:, None] + other_width.square() + 2 * blur**2).double()
-    return torch.exp(-torch.cdist(place, other).double().square() / (2 * variance)) / variance**1.5
+    return torch.exp(-torch.cdist(place.double(), other.double()).square() / (2 * variance)) / variance**1.5
 
 
 def power_table(body: Mixture, box: int, pixel_size: float) -> Float[Tensor, "direction ring"]:
