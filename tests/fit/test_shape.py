@@ -308,7 +308,8 @@ def test_a_smeared_arm_is_found_with_its_motion(tmp_path, generator):
     """From the smear alone: the arm becomes as compact as it is, and tells more of where it is.
 
     Angles are even in ±1.3 rad: of a distribution with tails the last dozen particles are found or not as rounding has
-    it, with the true shape too. Six seeds with one thread and two with two came to R² of 0.976 to 0.988 (without a new
+    it, with the true shape too. Of an earlier form six seeds with one thread and two with two came to
+    R² of 0.976 to 0.988 (without a new
     shape 0.64 to 0.89) and to 0.008 to 0.019 of the structures' power (0.09 to 0.12).
     """
     angle = 2.6 * torch.rand(600, generator=generator) - 1.3
